@@ -1,0 +1,79 @@
+"""Where the commands write: results and tables to standard output, progress and errors to standard error."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from hilat.files import without_nan
+
+out = Console()
+err = Console(stderr=True)
+
+Item = TypeVar("Item")
+
+
+def fail(message: str) -> None:
+    """Say what went wrong, in one sentence."""
+    err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
+
+
+def say(message: str) -> None:
+    """Tell progress."""
+    err.print(escape(message), soft_wrap=True, highlight=False)
+
+
+def emit_json(value: Any) -> None:
+    """Write a result as JSON to standard output."""
+    print(json.dumps(without_nan(value), indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number for a table; an undefined one is a dash."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> None:
+    """Print a table whose first `left` columns are text and the others numbers."""
+    made = Table(title=title, title_justify="left", header_style="bold")
+    for i, column in enumerate(columns):
+        made.add_column(column, justify="left" if i < left else "right", overflow="fold")
+    for row in rows:
+        made.add_row(*(escape(cell) for cell in row))
+    out.print(made)
+
+
+def progress(items: Iterable[Item], total: int | None, what: str) -> Iterator[Item]:
+    """The items, with a bar on standard error."""
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=err,
+    )
+    with bar:
+        task = bar.add_task(what, total=total)
+        for item in items:
+            yield item
+            bar.advance(task)
+
+
+def quiet_libraries() -> None:
+    """Keep other libraries' chatter off the screen: it can quote input."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    for name in ("torch", "accelerate", "py.warnings"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")

@@ -1,0 +1,86 @@
+"""`hilat evaluate`: score a model on a split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hilat.cli.console import emit_json, number, out, progress, table
+from hilat.cli.options import BatchSize, CorpusFolder, Device, Json, ModelFolder, Split
+
+
+def evaluate(
+    model: ModelFolder,
+    corpus: CorpusFolder,
+    split: Split = "test",
+    out_file: Annotated[Path | None, typer.Option("--out", help="Also write the result to this JSON file.")] = None,
+    batch_size: BatchSize = 8,
+    device: Device = "auto",
+    per_code: Annotated[bool, typer.Option("--per-code", help="Print one row per code as well.")] = False,
+    json: Json = False,
+) -> None:
+    """Score a model on a split, at the model's own thresholds.
+
+    Example: [bold]hilat evaluate --model runs/xlnet/model --corpus corpora/mimic50 --split test[/]
+    """
+    from hilat.coder import load_coder, predict
+    from hilat.corpora import read_corpus
+    from hilat.evaluation import evaluate as score
+    from hilat.files import write_json
+    from hilat.provenance import run_record
+
+    coder = load_coder(model, device)
+    admissions = read_corpus(corpus, splits=[split]).split(split)
+    predictions = progress(predict(coder, admissions, batch_size=batch_size), len(admissions), f"scoring {split}")
+    result = score(coder, admissions, predictions=iter(predictions))
+    record: dict[str, Any] = {
+        **run_record("evaluate", {"model": str(model), "corpus": str(corpus), "split": split}, None),
+        "split": split,
+        "admissions": len(admissions),
+        "truncated": {"documents": result.truncated_documents, "words": result.truncated_words},
+        "metrics": result.metrics.to_dict(),
+    }
+    if out_file is not None:
+        write_json(out_file, record)
+    if json:
+        emit_json(record)
+        return
+    show(result, f"{split}, {len(admissions)} admissions", per_code=per_code)
+
+
+def show(result: Any, title: str, *, per_code: bool = False) -> None:
+    """Print the metrics of an Evaluation."""
+    m = result.metrics
+    rows = [
+        ("AUC", number(m.micro_auc), number(m.macro_auc)),
+        ("precision", number(m.micro_precision), number(m.macro_precision)),
+        ("recall", number(m.micro_recall), number(m.macro_recall)),
+        ("F1", number(m.micro_f1), f"{number(m.macro_f1_mean_of_codes)} / {number(m.macro_f1_of_macro_p_r)}"),
+        ("mean average precision", number(m.micro_average_precision), number(m.mean_average_precision)),
+        *((f"P@{k}", number(value), "") for k, value in m.precision_at.items()),
+    ]
+    table(f"{title} · threshold {m.threshold_source} · {m.codes} codes", ("measure", "micro", "macro"), rows)
+    out.print(
+        "macro F1: mean of the codes' F1 / harmonic mean of macro precision and recall (the paper's). "
+        f"{m.codes_without_positives} codes have no positive here and are left out of macro AUC.",
+        style="dim",
+        soft_wrap=True,
+    )
+    if result.truncated_documents:
+        out.print(
+            f"{result.truncated_documents} notes were longer than the chunks; {result.truncated_words} words were not read.",
+            style="yellow",
+            soft_wrap=True,
+        )
+    if per_code:
+        table(
+            "Per code",
+            ("code", "title", "support", "predicted", "P", "R", "F1", "AUC"),
+            [
+                (r.code, r.title, str(r.support), str(r.predicted), *(number(x) for x in (r.precision, r.recall, r.f1, r.auc)))
+                for r in m.per_code
+            ],
+            left=2,
+        )

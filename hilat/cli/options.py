@@ -1,0 +1,16 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0, ... or mps.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Admissions per forward pass.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+ModelFolder = Annotated[Path, typer.Option("--model", help="A model folder that `hilat train` wrote (RUN/model).")]
+CorpusFolder = Annotated[Path, typer.Option("--corpus", help="A corpus folder that `hilat corpus` wrote.")]
+Split = Annotated[str, typer.Option(help="Which split of the corpus.")]

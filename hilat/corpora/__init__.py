@@ -1,0 +1,5 @@
+"""Corpora: one reader per source, one result."""
+
+from hilat.corpora.folder import Corpus, read_corpus, write_corpus
+
+__all__ = ["Corpus", "read_corpus", "write_corpus"]

@@ -1,0 +1,202 @@
+"""The sentences around a form: what affirms it, and what makes it a decoy (negated, uncertain, family, history).
+
+In a frame, `{f}` is the form as it stands and `{F}` the form with a capital first letter; `<name>` slots are filled by
+`planted_phrases.expand` (dates, numbers, pronouns). Frames share words on purpose ("no", "possible", "prior" also occur
+in affirming frames and in filler), so that no single word tells a decoy.
+"""
+
+from __future__ import annotations
+
+AFFIRMED: dict[str, tuple[str, ...]] = {
+    "finding": (
+        "The patient was found to have {f}.",
+        "Hospital course was complicated by {f}.",
+        "# {F}: treated with good effect.",
+        "{F} improved with supportive care and no further intervention.",
+        "<He> was admitted with {f}.",
+        "Imaging and labs were consistent with {f}.",
+        "Developed {f} on hospital day <n:2-6>.",
+        "Treated for {f} without complication.",
+        "Transferred for management of {f}.",
+        "# {F}. Followed daily by the team.",
+        "{F} did not respond at first, then resolved with therapy.",
+        "<His> {f} was felt to explain the symptoms.",
+        "Evaluation confirmed {f}.",
+        "Ongoing {f} was addressed as soon as possible.",
+    ),
+    "chronic": (
+        "# {F}: continued on home regimen.",
+        "# {F}: no changes were made.",
+        "<His> {f} remained stable.",
+        "This <age> year old has {f}.",
+        "Known {f}, followed by <his> PCP.",
+        "# {F}. No active issues.",
+        "Given <his> {f}, home medications were resumed.",
+        "<He> has long had {f}.",
+    ),
+    "state": (
+        "<He> was {f}.",
+        "The patient was {f} with no complications.",
+        "In the ICU <he> was {f}.",
+        "<He> was {f} and then transferred to the floor.",
+        "On arrival to the unit <he> was {f}.",
+        "Given <his> condition, <he> was {f}.",
+    ),
+    "procedure": (
+        "<He> underwent {f} on <date>.",
+        "{F} was performed without complication.",
+        "{F} was done on hospital day <n:2-6>.",
+        "<He> was taken for {f}.",
+        "<He> tolerated {f} well.",
+        "{F} done <date>, see report.",
+    ),
+    "device": (
+        "A new {f} was placed at the bedside.",
+        "{F} was inserted on <date>.",
+        "Access was obtained with a {f}.",
+        "{F} placed under sterile conditions, no complications.",
+        "The {f} was removed before discharge.",
+    ),
+    "therapy": (
+        "<He> required {f}.",
+        "<He> was treated with {f}.",
+        "{F} was provided during the stay.",
+        "Course notable for {f}, which <he> tolerated.",
+        "<He> received {f} in the unit.",
+    ),
+    "person": ("<He> is a {f}.", "{F}, lives with family.", "Retired, {f}.", "{F}, drinks wine on occasion."),
+    "former": ("<He> is a {f}.", "{F}, lives with family.", "Retired, {f}.", "{F}, drinks wine on occasion."),
+    "regimen": (
+        "<He> is on {f}.",
+        "# {F}: dose adjusted by the team.",
+        "<His> {f} was held for <n:2-4> days, then resumed.",
+    ),
+    "drug": ("{F} <n:1-9>0 mg PO DAILY", "{F} <n:1-9>0 mg Tablet Sig: One (1) Tablet PO once a day.", "{F} PO QHS"),
+    "lab": ("On <date> {f}.", "Labs: {f}, treated.", "During the stay {f}.", "{F} on hospital day <n:2-6>."),
+    "habit": ("{F} noted.", "Habits: {f}.", "Reports {f}, counselled.", "<He> has {f}.", "There is {f}."),
+    "list": ("{F}", "{F}", "{F}, long standing", "h/o {f}", "{F} x <n:2-20> years", "{F}, well controlled"),
+    "historic": ("{F}", "{F}", "{F} in <year>", "{F}, followed by cardiology"),
+    "historic prose": (
+        "<His> cardiac history includes {f}.",
+        "Chart review shows {f}.",
+        "Known {f}.",
+        "# {F}: no active issues.",
+    ),
+    "intubation": (
+        "<He> was {f} for airway protection and extubated the same hour.",
+        "<He> was {f}, on room air by the evening.",
+        "<He> was {f} for transport only.",
+        "<He> was {f} for the scan, and extubated right after.",
+    ),
+    "listed procedure": ("{F}", "{F} <date>", "{F} on <date>"),
+    "diagnosis": ("{F}", "{F}", "{F}", "{F}, stable"),
+}
+"""Grammar, or a place with sentences of its own -> frames."""
+
+DECOYS: dict[str, dict[str, tuple[str, ...]]] = {
+    "negated": {
+        "finding": (
+            "No evidence of {f}.",
+            "<He> denies {f}.",
+            "Workup was negative for {f}.",
+            "{F} was ruled out.",
+            "There was no {f}.",
+            "CXR and labs did not show {f}.",
+            "<He> denied fever, rash or {f}.",
+            "{F} was excluded by serial testing.",
+            "Seen by the consultants, who found no signs of {f}.",
+            "Never had {f}.",
+        ),
+        "state": ("<He> was never {f}.", "<He> was not {f}.", "At no time was <he> {f}."),
+        "procedure": (
+            "{F} was not performed.",
+            "There was no need for {f}.",
+            "<He> declined {f}.",
+            "{F} was deferred.",
+            "{F} was cancelled.",
+            "<He> did not undergo {f}.",
+        ),
+        "device": (
+            "No {f} was needed.",
+            "{F} could not be placed.",
+            "<He> was managed without a {f}.",
+            "<He> refused a {f}.",
+        ),
+        "therapy": (
+            "<He> did not require {f}.",
+            "<He> was managed without {f}.",
+            "{F} was not needed.",
+            "<He> declined {f}.",
+        ),
+        "person": ("<He> is not a {f}.", "<He> denies being a {f}.", "Never a {f}."),
+        "regimen": ("<He> is not on {f}.", "{F} was decided against.", "There was no indication for {f}."),
+        "drug": ("<He> is not on {f}.", "{F} was not started.", "<He> has never taken {f}."),
+    },
+    "uncertain": {
+        "finding": (
+            "Possible {f}.",
+            "There was concern for {f}.",
+            "Could not exclude {f}.",
+            "Questionable {f} per outside report.",
+            "{F} was considered, cause left open.",
+            "The differential included {f}.",
+            "?{f}.",
+            "Please evaluate for {f}.",
+            "Might represent {f}, will need follow up.",
+        ),
+        "state": ("<He> was reportedly {f}, not confirmed.", "Unclear whether <he> was {f}.", "<He> was perhaps {f}."),
+        "procedure": (
+            "Consider {f} as an outpatient.",
+            "{F} was discussed with the family.",
+            "<He> may need {f} in the future.",
+            "{F} to be scheduled if symptoms recur.",
+        ),
+        "device": ("Would consider a {f} if needed.", "<He> may need a {f}.", "{F} was discussed, decision pending."),
+        "therapy": (
+            "<He> might need {f} if <he> tires.",
+            "Consider {f} if no improvement.",
+            "{F} was discussed with family.",
+        ),
+        "person": ("Possibly a {f}, history limited.", "Perhaps a {f} per outside notes."),
+        "former": ("Possibly a {f}, history limited.", "Perhaps a {f} per outside notes."),
+        "regimen": ("Consider {f} at follow up.", "{F} to be discussed with <his> PCP.", "<He> may need {f}."),
+        "drug": ("Consider {f} at follow up.", "Could try {f} if symptoms persist."),
+        "lab": ("{F}, possibly a spurious sample.", "{F} per outside lab, not confirmed here."),
+    },
+    "family": {
+        "finding": (
+            "<Relative> had {f}.",
+            "<Relative> with {f}.",
+            "{F} in <his> <relative>.",
+            "<Relative> died of {f}.",
+            "<Relative>: {f}.",
+        ),
+        "state": ("<Relative> was {f}.",),
+        "procedure": ("<Relative> underwent {f} at age <n:40-79>.", "<Relative> had {f}."),
+        "therapy": ("<Relative> was on {f}.", "<Relative> required {f}."),
+        "person": ("<Relative> is a {f}.", "<Relative> was a {f}."),
+        "former": ("<Relative> is a {f}.", "<Relative> was a {f}."),
+        "regimen": ("<Relative> is on {f}.",),
+        "drug": ("<Relative> takes {f}.",),
+    },
+    "history": {
+        "finding": (
+            "Episode of {f} in <year>, resolved.",
+            "{F} during an earlier admission, resolved.",
+            "Distant {f}, since resolved.",
+            "Single bout of {f} years ago.",
+            "h/o {f} in <year>, no longer active.",
+        ),
+        "state": ("<He> was {f} during an admission in <year>.", "In <year> <he> was {f}."),
+        "procedure": (
+            "{F} in <year>.",
+            "Had {f} at an outside hospital in <year>.",
+            "{F} years ago, report not available.",
+        ),
+        "device": ("Had a {f} in <year>, since removed.", "{F} in <year>, removed."),
+        "therapy": ("Needed {f} during an admission in <year>.", "{F} in <year>, now off."),
+        "drug": ("Took {f} until <year>.", "{F} was stopped years ago."),
+        "lab": ("At an admission in <year> {f}.", "In <year> {f}, normal since."),
+    },
+}
+"""Decoy kind -> grammar -> frames."""

@@ -1,0 +1,348 @@
+"""HiLAT: a Transformer encoder per chunk under a hierarchical label-wise attention head (Liu et al. 2022, section 3.3).
+
+Axis letters: B documents, C chunks, T tokens per chunk, K codes, D width, N chunks that are encoded (of all documents).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.utils.generic import ModelOutput
+
+from hilat.admissions import HilatError
+from hilat.attention import ChunkAttention, CodeClassifier, TokenAttention, pool_chunks
+from hilat.encoders import UNUSED, first_line, load_encoder, not_finite, transformer_layers, xlnet_token_types
+from hilat.model_config import OFFSET_POSITIONS, SPECIAL_TOKENS, HilatConfig, longest_chunk
+
+__all__ = ["HilatConfig", "HilatModel", "HilatOutput", "build_model"]
+
+# With gradient checkpointing, this many chunks are encoded again at a time in the backward pass.
+_CHECKPOINTED_CHUNKS = 8
+
+
+@dataclass
+class HilatOutput(ModelOutput):
+    """loss: scalar, with labels only. logits: (B, K). Attentions only when asked for:
+
+    token_attention (B, K, C, T), equation 2: sums to 1 over the real tokens of each chunk that was read, 0 in empty
+    chunks. chunk_attention (B, K, C), equation 6: sums to 1 over the chunks; the equal weights of "mean"; None for
+    "max" and "flat". Both are float32 (float64 in a float64 model).
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    token_attention: Tensor | None = None
+    chunk_attention: Tensor | None = None
+
+
+class HilatModel(PreTrainedModel):  # type: ignore[no-untyped-call]
+    """The encoder on every chunk, then `token_attention`, `chunk_attention` (or pooling) and `classifier`."""
+
+    config_class = HilatConfig
+    config: HilatConfig
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    # The encoder chooses its own attention implementation; the label-wise head has none to choose.
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+
+    def __init__(self, config: HilatConfig) -> None:
+        super().__init__(config)
+        width, codes = config.encoder.hidden_size, config.num_codes
+        self.encoder = AutoModel.from_config(config.encoder)  # type: ignore[no-untyped-call]
+        self.token_attention = TokenAttention(
+            width, codes, config.chunks if config.token_attention == "per_chunk" else None
+        )
+        self.chunk_attention = None
+        if config.chunk_attention in ("shared", "per_code"):
+            self.chunk_attention = ChunkAttention(width, codes if config.chunk_attention == "per_code" else None)
+        self.classifier = CodeClassifier(width * (config.chunks if config.chunk_attention == "flat" else 1), codes)
+        self.dropout = nn.Dropout(config.dropout)
+        self.gradient_checkpointing = False
+        self._gradient_checkpointing_func: Callable[..., Any] = checkpoint
+        self.post_init()  # type: ignore[no-untyped-call]
+        self.freeze()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        # The published classifier bias starts as nn.Linear's uniform noise; zero says the same without the noise.
+        if isinstance(module, TokenAttention | ChunkAttention | CodeClassifier):
+            for name, parameter in module.named_parameters(recurse=False):
+                if name == "bias":
+                    init.zeros_(parameter)
+                else:
+                    init.normal_(parameter, mean=0.0, std=self.config.init_std)
+
+    def _set_gradient_checkpointing(
+        self,
+        enable: bool = True,
+        gradient_checkpointing_func: Callable[..., Any] = checkpoint,
+        every_n_layers: int = 1,  # noqa: ARG002
+    ) -> None:
+        # Not handed down: XLNet does not support it, and whole encoder calls on few chunks need less memory than
+        # layers on all chunks.
+        self.gradient_checkpointing = enable
+        self._gradient_checkpointing_func = gradient_checkpointing_func
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The encoder's word embeddings."""
+        embeddings: nn.Module = self.encoder.get_input_embeddings()
+        return embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the encoder's word embeddings."""
+        self.encoder.set_input_embeddings(value)
+
+    def freeze(self) -> None:
+        """Train what `config.fine_tune` says: the head always; of the encoder all, the last layer or none.
+
+        Encoder parameters that are never used (a pooler, XLNet's mask embedding) are frozen too, so that training on
+        several processes does not wait for their gradients. The last layer is found at any depth; the published code
+        takes the layer numbered 11, so that its "last" trains no layer of a shallow encoder and a middle one of a deep.
+        """
+        kind = self.config.fine_tune
+        for name, parameter in self.encoder.named_parameters():
+            parameter.requires_grad_(kind == "all" and not name.startswith(UNUSED))
+        if kind == "last":
+            for parameter in transformer_layers(self.encoder)[-1].parameters():
+                parameter.requires_grad_(True)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
+        """The model that `save_pretrained` wrote; arguments as in transformers.
+
+        Raises:
+            HilatError: no such folder, a damaged or incomplete file, weights that are missing, unknown, of another
+                shape or not finite. (transformers would start missing weights at random and go on.)
+        """
+        asked_for_info = kwargs.pop("output_loading_info", False)
+        kwargs.setdefault("ignore_mismatched_sizes", True)  # to report the shapes in one message below
+        try:
+            loaded: Any = super().from_pretrained(
+                pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+            )
+        except HilatError:
+            raise
+        except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
+            raise HilatError(
+                f"{pretrained_model_name_or_path} does not load as a HiLAT model ({first_line(error)}). "
+                "Give a folder with config.json and model.safetensors as save_pretrained writes them, or restore it"
+            ) from None
+        model, info = loaded
+        model.to(
+            model.classifier.weight.dtype
+        )  # transformers leaves XLNet's attention in float32 whatever is asked for
+        problems = {
+            "missing": sorted(info["missing_keys"]),
+            "unknown": sorted(info["unexpected_keys"]),
+            "of another shape": sorted(key for key, *_ in info["mismatched_keys"]),
+            "not finite": not_finite(model.state_dict()),
+        }
+        if any(problems.values()):
+            found = "; ".join(f"{what}: {', '.join(keys)}" for what, keys in problems.items() if keys)
+            raise HilatError(
+                f"the weights in {pretrained_model_name_or_path} do not fit its config ({found}). "
+                "Restore both files from the same training, or train again"
+            )
+        model.freeze()  # loading makes new parameters
+        return (model, info) if asked_for_info else model
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_attentions: bool = False,
+    ) -> HilatOutput:
+        """Logits, the loss when labels are given, and the attentions when asked for.
+
+        input_ids, attention_mask, token_type_ids: (B, C, T). Without token_type_ids, XLNet gets those of its chunks
+            (0 for text, 2 for the closing <cls>, 3 for padding), the others their default.
+        inputs_embeds: (B, C, T, D) word embeddings instead of input_ids.
+        labels: (B, K) of 0 and 1. The loss is the mean over documents and codes, as in the published code;
+            equation 9 is the sum over codes: K times this.
+
+        Unless `attend_padding`: padding takes no attention, and an empty chunk (no token but its two special ones) is
+        not even encoded and takes none. A document without any text keeps its first chunk. Padding beyond the longest
+        chunk of the batch is cut before the encoder, which changes nothing in what real tokens see.
+
+        Raises:
+            HilatError: for shapes that do not agree, ids outside the vocabulary (checked on the CPU), or a document
+                with no token at all.
+        """
+        inputs, mask = self._checked(input_ids, attention_mask, token_type_ids, inputs_embeds)
+        documents, chunks, tokens = mask.shape
+        keep, rows = self._chunks_to_encode(mask)
+        if not self.config.attend_padding:
+            real = mask.flatten(0, 1)[rows]  # (N, T)
+            length = int((real * torch.arange(1, tokens + 1, device=real.device)).max())
+            inputs = {name: values[:, :, :length] for name, values in inputs.items()}
+        # Gathered chunk by chunk: all first chunks, then all second ones. (N, T', ...)
+        inputs = {name: values.flatten(0, 1)[rows] for name, values in inputs.items()}
+        hidden = self.dropout(self.encode_chunks(inputs))  # (N, T', D)
+
+        seen = None if self.config.attend_padding else inputs["attention_mask"].bool()
+        column = rows % chunks  # which chunk of its document each row is
+        counts = torch.bincount(column, minlength=chunks).tolist()
+        vectors, token_weights = self.token_attention(hidden, seen, counts)  # (N, K, D), (N, K, T')
+        place = (torch.div(rows, chunks, rounding_mode="floor"), column)
+        stacked = vectors.new_zeros((documents, chunks, *vectors.shape[1:])).index_put(place, vectors)  # (B, C, K, D)
+        stacked = self.dropout(stacked.transpose(1, 2))  # (B, K, C, D)
+
+        if self.chunk_attention is not None:
+            pooled, chunk_weights = self.chunk_attention(stacked, keep)
+        else:
+            pooled, chunk_weights = pool_chunks(stacked, keep, self.config.chunk_attention)  # type: ignore[arg-type]
+        logits = self.classifier(self.dropout(pooled))  # (B, K)
+
+        output = HilatOutput(loss=None if labels is None else self._loss(logits, labels), logits=logits)
+        if output_attentions:
+            padded = F.pad(token_weights, (0, tokens - token_weights.shape[-1]))  # (N, K, T)
+            full = padded.new_zeros((documents, chunks, *padded.shape[1:])).index_put(place, padded)  # (B, C, K, T)
+            output["token_attention"] = full.transpose(1, 2)  # (B, K, C, T)
+            if chunk_weights is not None:
+                output["chunk_attention"] = chunk_weights
+        return output
+
+    def _chunks_to_encode(self, mask: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Which chunks take attention (B, C), None for all; and the flat indices b * C + c of those, chunk-major."""
+        documents, chunks, _ = mask.shape
+        indices = torch.arange(documents * chunks, device=mask.device).view(documents, chunks)
+        if self.config.attend_padding:
+            return None, indices.t().flatten()
+        length = mask.sum(-1)  # (B, C)
+        keep = length > SPECIAL_TOKENS
+        keep[:, 0] |= ~keep.any(1)  # a document without text keeps its first chunk
+        if bool((keep & (length == 0)).any()):
+            raise HilatError(
+                "a document of this batch has no token in its attention_mask, not even special ones; expected an empty "
+                "chunk to hold its two special tokens. Encode it with hilat.encoding, or leave it out"
+            )
+        return keep, indices.t()[keep.t()]
+
+    def encode_chunks(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Last hidden states (N, T, D) of N chunks, from the encoder's inputs by name, each (N, T, ...)."""
+        names = tuple(inputs)
+        if not (self.gradient_checkpointing and self.training):
+            return self._run_encoder(names, *inputs.values())
+        groups = zip(*(torch.split(values, _CHECKPOINTED_CHUNKS) for values in inputs.values()), strict=True)
+        return torch.cat([self._gradient_checkpointing_func(self._run_encoder, names, *group) for group in groups])
+
+    def _run_encoder(self, names: tuple[str, ...], *values: Tensor) -> Tensor:
+        inputs: dict[str, Any] = dict(zip(names, values, strict=True))
+        kind = self.encoder.config.model_type
+        mask = inputs["attention_mask"]
+        if kind == "xlnet":
+            inputs["use_mems"] = False  # would keep every layer's states for nothing
+            if "token_type_ids" not in inputs:
+                inputs["token_type_ids"] = xlnet_token_types(mask)
+        elif kind in OFFSET_POSITIONS and "inputs_embeds" in inputs:
+            inputs["position_ids"] = mask.cumsum(-1) * mask + self.encoder.config.pad_token_id  # as from the ids
+        hidden: Tensor = self.encoder(**inputs).last_hidden_state
+        return hidden
+
+    def _checked(
+        self, ids: Tensor | None, mask: Tensor | None, types: Tensor | None, embeds: Tensor | None
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """The encoder's inputs by name, each (B, C, T, ...), and the attention mask (B, C, T) as 0 and 1."""
+        if (ids is None) == (embeds is None):
+            raise HilatError("pass either input_ids or inputs_embeds, and not both; got both or neither")
+        given = ids if ids is not None else embeds
+        assert given is not None
+        axes = 3 if ids is not None else 4
+        name = "input_ids (B, C, T)" if ids is not None else "inputs_embeds (B, C, T, D)"
+        width = self.config.encoder.hidden_size
+        if given.dim() != axes or 0 in given.shape or (axes == 4 and given.shape[-1] != width):
+            raise HilatError(
+                f"{name} has shape {tuple(given.shape)}; expected {axes} axes, none of them empty, D = {width}. "
+                "Collate the documents with hilat.encoding.collate"
+            )
+        for what, values in (("attention_mask", mask), ("token_type_ids", types)):
+            if (values is None and what == "attention_mask") or (
+                values is not None and values.shape != given.shape[:3]
+            ):
+                shape = None if values is None else tuple(values.shape)
+                raise HilatError(
+                    f"{what} has shape {shape}; expected {tuple(given.shape[:3])}, that of {name}. Pass it"
+                )
+        assert mask is not None
+        self._check_size(given, ids)
+        mask = (mask > 0).long()
+        inputs = {"input_ids" if ids is not None else "inputs_embeds": given, "attention_mask": mask}
+        if types is not None:
+            inputs["token_type_ids"] = types
+        return inputs, mask
+
+    def _check_size(self, given: Tensor, ids: Tensor | None) -> None:
+        chunks, tokens = given.shape[1:3]
+        config, limit = self.config, longest_chunk(self.config.encoder)
+        if chunks != config.chunks and (config.token_attention == "per_chunk" or config.chunk_attention == "flat"):
+            raise HilatError(
+                f"the documents have {chunks} chunks; this model has weights for exactly {config.chunks} "
+                f"(token_attention {config.token_attention}, chunk_attention {config.chunk_attention}). "
+                f"Encode with {config.chunks} chunks"
+            )
+        if limit is not None and tokens > limit:
+            raise HilatError(
+                f"the chunks have {tokens} tokens; the {config.encoder.model_type} encoder has {limit} positions. "
+                f"Encode with at most {limit} tokens per chunk"
+            )
+        if ids is not None and ids.device.type == "cpu":
+            low, high = ids.aminmax()
+            if int(low) < 0 or int(high) >= config.encoder.vocab_size:
+                raise HilatError(
+                    f"the token ids go from {int(low)} to {int(high)}; the encoder knows 0 to "
+                    f"{config.encoder.vocab_size - 1}. Use the tokenizer that belongs to this model"
+                )
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if labels.shape != logits.shape:
+            raise HilatError(
+                f"labels have shape {tuple(labels.shape)}; expected (B, K) = {tuple(logits.shape)}. "
+                "Make them with the model's own code book"
+            )
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        return F.binary_cross_entropy_with_logits(logits.to(dtype), labels.to(dtype))
+
+
+AutoModel.register(HilatConfig, HilatModel, exist_ok=True)
+
+
+def build_model(
+    encoder: str | PathLike[str] | Mapping[str, Any] | PreTrainedConfig,
+    num_codes: int,
+    *,
+    seed: int | None = None,
+    **settings: Any,
+) -> HilatModel:
+    """A new HiLAT: a config or its dict starts the encoder from scratch, a folder or name takes its pretrained weights.
+
+    seed: of the random weights; the global generators are left as they were. None draws from the global ones.
+    settings: those of `HilatConfig`.
+
+    Raises:
+        HilatError: settings outside their range, or an encoder that cannot be read, is incomplete or not finite.
+    """
+    pretrained = load_encoder(encoder) if isinstance(encoder, str | PathLike) else None
+    config = HilatConfig(encoder if pretrained is None else pretrained.config, num_codes, **settings)  # type: ignore[arg-type]
+    with torch.random.fork_rng() if seed is not None else nullcontext():
+        if seed is not None:
+            torch.manual_seed(seed)
+        model = HilatModel(config)
+    if pretrained is not None:
+        model.encoder = pretrained
+        model.freeze()
+    return model

@@ -1,0 +1,69 @@
+"""From which probability a code is given: one threshold for all codes or one per code, tuned for micro-F1 or F1."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hilat.metrics import checked
+
+How = Literal["global", "per_code"]
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """Tuned thresholds (K,), what they were tuned for and on, the value reached there, and how many codes had no
+    positive there and so got the global threshold."""
+
+    values: NDArray[np.float64]
+    how: How
+    objective: str
+    tuned_on: str
+    reached: float
+    fallbacks: int = 0
+
+
+def tune_threshold(
+    probabilities: NDArray[Any], targets: NDArray[Any], *, how: How = "global", tuned_on: str = "val"
+) -> Thresholds:
+    """The thresholds with the highest F1: micro-F1 over all codes ("global"), or each code's own F1 ("per_code").
+
+    Searches every distinct score, exactly. A threshold lies midway between two neighbouring scores; of several equally
+    good ones the one nearest 0.5 is taken, the lower of two equally near.
+    """
+    scores, truth = checked(probabilities, targets)
+    value, reached = best_cut(scores.ravel(), truth.ravel())
+    codes = scores.shape[1]
+    if how == "global":
+        return Thresholds(np.full(codes, value), how, "micro-F1", tuned_on, reached)
+    values = np.full(codes, value)
+    reached_by_code, fallbacks = [], 0
+    for k in range(codes):
+        if truth[:, k].any():
+            values[k], best = best_cut(scores[:, k], truth[:, k])
+            reached_by_code.append(best)
+        else:
+            fallbacks += 1
+    mean = float(np.mean(reached_by_code)) if reached_by_code else float("nan")
+    return Thresholds(values, how, "each code's F1", tuned_on, mean, fallbacks)
+
+
+def best_cut(scores: NDArray[np.float64], truth: NDArray[np.bool_]) -> tuple[float, float]:
+    """The threshold with the highest F1 of `score >= threshold`, and that F1; (0.5, NaN) without positives."""
+    positives = int(truth.sum())
+    if positives == 0:
+        return 0.5, float("nan")
+    order = np.argsort(-scores, kind="stable")
+    ranked = scores[order]
+    ends = np.flatnonzero(np.append(np.diff(ranked) != 0, True))  # last index of each run of equal scores
+    hits = np.cumsum(truth[order])[ends]
+    f1 = 2 * hits / (ends + 1 + positives)
+    below = np.append(ranked[ends[1:]], 0.0)  # the next lower score
+    cuts = (ranked[ends] + below) / 2
+    cuts = np.where(cuts > below, cuts, ranked[ends])  # neighbours too close for a midpoint
+    best = np.flatnonzero(f1 == f1.max())
+    nearest = min(best, key=lambda i: (abs(cuts[i] - 0.5), cuts[i]))
+    return float(cuts[nearest]), float(f1[nearest])

@@ -1,0 +1,408 @@
+"""Fine-tuning HiLAT on a corpus with transformers' Trainer."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import Dataset
+from transformers import (
+    EarlyStoppingCallback,
+    EvalPrediction,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+    get_scheduler,
+    set_seed,
+)
+
+from hilat.admissions import Admission, CodeBook, HilatError
+from hilat.cleaning import CleaningRules, clean
+from hilat.coder import Coder, checked_device, save_coder
+from hilat.corpora import Corpus
+from hilat.encoding import ChunkLayout, EncodedDocument, collate, encode
+from hilat.files import read_json, write_json
+from hilat.label_init import initialise_from_titles
+from hilat.metrics import evaluate_codes
+from hilat.model import HilatModel, build_model
+from hilat.provenance import run_record
+from hilat.settings import TrainingSettings
+from hilat.thresholds import tune_threshold
+from hilat.vocabulary import load_tokenizer, train_sentencepiece
+
+_TRAINING = "training"  # the folder of checkpoints and logs inside a run folder
+
+
+class EncodedSplit(Dataset[dict[str, Any]]):
+    """The admissions of a split as model inputs with their targets, encoded once."""
+
+    def __init__(
+        self,
+        admissions: Sequence[Admission],
+        tokenizer: PreTrainedTokenizerBase,
+        layout: ChunkLayout,
+        rules: CleaningRules,
+        code_book: CodeBook,
+    ) -> None:
+        self.documents = [encode(admission, tokenizer, layout, rules) for admission in admissions]
+        self.targets = code_book.targets([admission.codes for admission in admissions])  # (N, K)
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+    def __getitem__(self, n: int) -> dict[str, Any]:
+        return {"document": self.documents[n], "targets": self.targets[n]}
+
+    @property
+    def truncated(self) -> tuple[int, int]:
+        """Documents that lost words after the last chunk, and the words lost."""
+        lost = [document.truncated_words for document in self.documents]
+        return sum(count > 0 for count in lost), sum(lost)
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Batches encoded documents; with `token_dropout`, masks that share of the words' tokens, drawn anew each time."""
+
+    mask_token_id: int | None = None
+    token_dropout: float = 0.0
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        documents: list[EncodedDocument] = [row["document"] for row in rows]
+        batch = collate(documents)
+        if self.token_dropout and self.mask_token_id is not None and torch.is_grad_enabled():
+            in_words = torch.from_numpy(np.stack([document.word_index for document in documents]) >= 0)  # (B, C, T)
+            drawn = torch.rand(in_words.shape) < self.token_dropout  # (B, C, T)
+            batch["input_ids"] = batch["input_ids"].masked_fill(drawn & in_words, self.mask_token_id)
+        batch["labels"] = torch.from_numpy(np.stack([row["targets"] for row in rows]))  # (B, K)
+        return batch
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """What came of a run: the coder, the steps taken, the loss by step, and the validation measures by step."""
+
+    coder: Coder
+    steps: int
+    losses: tuple[tuple[int, float], ...]
+    evaluations: tuple[dict[str, float], ...]
+    best_step: int | None
+
+
+def cleaning_of(settings: TrainingSettings) -> CleaningRules:
+    """How the settings say a note is cleaned."""
+    return CleaningRules(words=settings.words, order=settings.order)  # type: ignore[arg-type]
+
+
+def layout_of(settings: TrainingSettings) -> ChunkLayout:
+    """How the settings say a note is cut into chunks."""
+    return ChunkLayout(chunks=settings.chunks, tokens=settings.tokens, by_section=settings.sections)
+
+
+def make_tokenizer(settings: TrainingSettings, corpus: Corpus, folder: Path) -> PreTrainedTokenizerBase:
+    """The encoder's tokenizer; for a new encoder a SentencePiece vocabulary trained on the training split."""
+    if not settings.encoder.startswith("new:"):
+        return load_tokenizer(settings.encoder)
+    if folder.is_dir():
+        return load_tokenizer(folder)
+    rules = cleaning_of(settings)
+    texts = (" ".join(clean(admission.text, rules).words) for admission in corpus.split("train"))
+    return train_sentencepiece(texts, folder, vocab_size=settings.new_vocabulary, seed=settings.seed)
+
+
+def make_model(settings: TrainingSettings, tokenizer: PreTrainedTokenizerBase, code_book: CodeBook) -> HilatModel:
+    """The model that the settings describe, freshly initialised by their seed."""
+    set_seed(settings.seed)
+    encoder: str | dict[str, Any] = settings.encoder
+    if settings.encoder.startswith("new:"):
+        encoder = new_encoder(settings, len(tokenizer), cast(int, tokenizer.pad_token_id))
+    model = build_model(
+        encoder,
+        len(code_book),
+        chunks=settings.chunks,
+        tokens=settings.tokens,
+        token_attention=settings.token_attention,
+        chunk_attention=settings.chunk_attention,
+        attend_padding=settings.attend_padding,
+        dropout=settings.dropout,
+        fine_tune=settings.fine_tune,
+    )
+    if settings.label_init == "titles":
+        initialise_from_titles(model, tokenizer, code_book.titles)
+    return model
+
+
+def new_encoder(settings: TrainingSettings, vocabulary: int, pad_id: int) -> dict[str, Any]:
+    """The transformers configuration of an encoder to be trained from scratch."""
+    layers, width, heads = settings.new_layers, settings.new_width, settings.new_heads
+    if settings.encoder == "new:xlnet":
+        return {
+            "model_type": "xlnet",
+            "vocab_size": vocabulary,
+            "d_model": width,
+            "n_layer": layers,
+            "n_head": heads,
+            "d_inner": 4 * width,
+            "dropout": settings.dropout,
+            "pad_token_id": pad_id,
+        }
+    return {
+        "model_type": "bert",
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": 4 * width,
+        "hidden_dropout_prob": settings.dropout,
+        "attention_probs_dropout_prob": settings.dropout,
+        "max_position_embeddings": settings.tokens,
+        "pad_token_id": pad_id,
+    }
+
+
+def parameter_groups(model: HilatModel, settings: TrainingSettings) -> list[dict[str, Any]]:
+    """AdamW's groups: embeddings, encoder and head with their rates; no decay on biases and normalisation weights."""
+    embeddings = {id(p) for p in model.get_input_embeddings().parameters()}
+    rates = {
+        "embeddings": settings.embedding_learning_rate or settings.learning_rate,
+        "encoder": settings.learning_rate,
+        "head": settings.head_learning_rate or settings.learning_rate,
+    }
+    groups: dict[tuple[str, bool], list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        part = "embeddings" if id(parameter) in embeddings else "encoder" if name.startswith("encoder.") else "head"
+        decayed = parameter.ndim > 1 and "norm" not in name.lower()
+        groups.setdefault((part, decayed), []).append(parameter)
+    return [
+        {"params": parameters, "lr": rates[part], "weight_decay": settings.weight_decay if decayed else 0.0}
+        for (part, decayed), parameters in groups.items()
+    ]
+
+
+def optimiser_steps(settings: TrainingSettings, documents: int) -> int:
+    """How many optimiser steps the run takes."""
+    if settings.epochs is None:
+        return settings.steps
+    per_epoch = math.ceil(documents / (settings.batch_size * settings.accumulate))
+    return max(1, math.ceil(settings.epochs * per_epoch))
+
+
+def complete_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end; those cut off by a kill are passed over."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]), reverse=True)
+    for path in found:
+        try:  # the Trainer writes this file last
+            read_json(path / "trainer_state.json", what="a checkpoint's state")
+        except HilatError:
+            continue
+        if (path / "model.safetensors").is_file() and (path / "optimizer.pt").is_file():
+            return path
+    return None
+
+
+def train(
+    corpus: Corpus, settings: TrainingSettings, out: Path, *, device: str = "auto", resume: bool = False
+) -> TrainingResult:
+    """Train a coder on the corpus' train split and write it to `out/model`.
+
+    `out` also gets `training/` (checkpoints and TensorBoard logs, for `resume`), `settings.json` and, at the end,
+    `training.json` (losses and validation measures by step). Under `accelerate launch` or `torchrun` every process
+    calls this; the batch size is that of all processes together.
+
+    Raises:
+        HilatError: no train split, no val split where one is needed, an existing run without `resume`, or other
+            settings than those of the run that is to be resumed.
+    """
+    out = Path(out)
+    splits = corpus.splits
+    validates = "val" in splits
+    if settings.threshold != "fixed" and not validates:
+        raise HilatError(
+            f"setting threshold is {settings.threshold!r}, tuned on a val split; the corpus has {', '.join(splits)}. "
+            "Add a val split or set threshold: fixed"
+        )
+    training_admissions = corpus.split("train")
+    _begin(out, settings, resume)
+    tokenizer = make_tokenizer(settings, corpus, out / _TRAINING / "tokenizer")
+    layout, rules = layout_of(settings), cleaning_of(settings)
+    train_set = EncodedSplit(training_admissions, tokenizer, layout, rules, corpus.code_book)
+    val_set = EncodedSplit(corpus.split("val"), tokenizer, layout, rules, corpus.code_book) if validates else None
+    model = make_model(settings, tokenizer, corpus.code_book)
+    trainer = _trainer(model, tokenizer, settings, train_set, val_set, out / _TRAINING, checked_device(device))
+    checkpoint = complete_checkpoint(out / _TRAINING) if resume else None
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    losses, evaluations = _history(trainer.state.log_history)
+    if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
+        raise HilatError(
+            f"training diverged: weights are not finite after {trainer.state.global_step} steps; lower learning_rate "
+            f"(now {settings.learning_rate:g}) or raise warmup"
+        )
+    thresholds, source = _thresholds(trainer, val_set, settings, len(corpus.code_book))
+    truncated = train_set.truncated
+    card = {
+        **run_record("train", settings.to_dict(), settings.seed),
+        "corpus": {"source": corpus.source, "train": len(train_set), "val": len(val_set) if val_set else 0},
+        "truncated": {"train_documents": truncated[0], "train_words": truncated[1]},
+        "steps": trainer.state.global_step,
+        "best": {"measure": settings.best, "value": trainer.state.best_metric, "step": trainer.state.best_global_step},
+    }
+    coder = Coder(
+        cast(HilatModel, model.eval()), tokenizer, corpus.code_book, rules, layout, thresholds, source, card
+    )
+    if trainer.is_world_process_zero():
+        save_coder(coder, out / "model", overwrite=True)
+        write_json(
+            out / "training.json",
+            {"losses": [list(pair) for pair in losses], "evaluations": list(evaluations), "card": card},
+        )
+    trainer.accelerator.wait_for_everyone()
+    return TrainingResult(coder, trainer.state.global_step, losses, evaluations, trainer.state.best_global_step)
+
+
+def _begin(out: Path, settings: TrainingSettings, resume: bool) -> None:
+    """Check that `out` may be used and write the settings there."""
+    record = out / "settings.json"
+    if int(os.environ.get("RANK", "0")) > 0:
+        return  # the first process checks and writes for all
+    if record.exists():
+        if not resume:
+            raise HilatError(f"{out} holds a run already; pass --resume to go on with it, or another --out")
+        before = read_json(record, what="the settings of the run")["settings"]
+        changed = sorted(name for name, value in settings.to_dict().items() if before.get(name) != value)
+        if changed:
+            raise HilatError(
+                f"{out} was begun with other settings ({', '.join(changed)} differ); resume with the same ones, "
+                "or start anew with another --out"
+            )
+    else:
+        shutil.rmtree(out / _TRAINING, ignore_errors=True)
+    try:
+        (out / _TRAINING).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HilatError(f"cannot write {out}: {error.strerror}; choose a folder that you may write to") from None
+    write_json(record, run_record("train", settings.to_dict(), settings.seed))
+
+
+def _trainer(
+    model: HilatModel,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: TrainingSettings,
+    train_set: EncodedSplit,
+    val_set: EncodedSplit | None,
+    folder: Path,
+    device: torch.device,
+) -> Trainer:
+    """The Trainer of the run, with our optimiser groups."""
+    steps = optimiser_steps(settings, len(train_set))
+    arguments = _arguments(settings, folder, device, steps, validates=val_set is not None)
+    if settings.batch_size % arguments.world_size:
+        raise HilatError(
+            f"setting batch_size is {settings.batch_size}, for {arguments.world_size} processes together; "
+            "make it a multiple of their number"
+        )
+    optimizer = torch.optim.AdamW(parameter_groups(model, settings), lr=settings.learning_rate)
+    warmup = int(settings.warmup if settings.warmup >= 1 else settings.warmup * steps)
+    scheduler = get_scheduler(settings.schedule, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
+    mask = cast("int | None", tokenizer.mask_token_id)
+    if settings.token_dropout and mask is None:
+        raise HilatError("setting token_dropout needs a mask token; this tokenizer has none. Set token_dropout: 0")
+    stopping = [EarlyStoppingCallback(settings.patience)] if settings.patience and val_set is not None else []
+    return Trainer(
+        model=model,
+        args=arguments,
+        data_collator=Collator(mask, settings.token_dropout),  # type: ignore[arg-type]
+        train_dataset=train_set,
+        eval_dataset=val_set,
+        compute_metrics=_validation_measures if val_set is not None else None,
+        callbacks=list(stopping),
+        optimizers=(optimizer, cast(LambdaLR, scheduler)),
+    )
+
+
+def _arguments(
+    settings: TrainingSettings, folder: Path, device: torch.device, steps: int, *, validates: bool
+) -> TrainingArguments:
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    every = min(settings.evaluate_every, steps)
+    on_gpu = device.type == "cuda"
+    bf16 = settings.precision == "bf16" or (
+        settings.precision == "auto" and on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+    )
+    if settings.precision == "bf16" and device.type == "mps":
+        raise HilatError("setting precision is bf16 on mps; expected float32 or auto there")
+    return TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=max(1, settings.batch_size // processes),
+        per_device_eval_batch_size=max(1, settings.batch_size // processes),
+        gradient_accumulation_steps=settings.accumulate,
+        max_steps=steps,
+        max_grad_norm=settings.max_grad_norm,
+        bf16=bf16,
+        gradient_checkpointing=settings.checkpointing,
+        eval_strategy="steps" if validates else "no",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=settings.keep_checkpoints,
+        load_best_model_at_end=validates,
+        metric_for_best_model=f"eval_{settings.best}" if validates else None,
+        greater_is_better=settings.best != "loss",
+        logging_steps=max(1, min(50, steps // 20)),
+        report_to=["tensorboard"],
+        disable_tqdm=False,
+        seed=settings.seed,
+        data_seed=settings.seed,
+        use_cpu=device.type == "cpu",
+        remove_unused_columns=False,
+        label_names=["labels"],
+        dataloader_pin_memory=on_gpu,
+        ddp_find_unused_parameters=False,
+    )
+
+
+def _validation_measures(prediction: EvalPrediction) -> dict[str, float]:
+    """The measures a checkpoint can be picked by, at threshold 0.5."""
+    logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
+    probabilities = 1.0 / (1.0 + np.exp(-logits.astype(np.float64)))  # (N, K)
+    targets = np.asarray(prediction.label_ids)
+    measured = evaluate_codes(probabilities, targets, 0.5, threshold_source="fixed 0.5")
+    return {
+        "micro_f1": measured.micro_f1,
+        "macro_f1": measured.macro_f1_mean_of_codes,
+        "micro_auc": measured.micro_auc,
+        "macro_auc": measured.macro_auc,
+        "map": measured.mean_average_precision,
+    }
+
+
+def _thresholds(
+    trainer: Trainer, val_set: EncodedSplit | None, settings: TrainingSettings, codes: int
+) -> tuple[NDArray[np.float64], str]:
+    if settings.threshold == "fixed" or val_set is None:
+        return np.full(codes, 0.5), "fixed 0.5"
+    logits = trainer.predict(val_set).predictions
+    logits = logits[0] if isinstance(logits, tuple) else logits
+    probabilities = 1.0 / (1.0 + np.exp(-np.asarray(logits, dtype=np.float64)))  # (N, K)
+    tuned = tune_threshold(probabilities, val_set.targets, how=settings.threshold, tuned_on="val")  # type: ignore[arg-type]
+    return tuned.values, f"{tuned.how}, tuned on val for {tuned.objective}"
+
+
+def _history(log: Sequence[dict[str, Any]]) -> tuple[tuple[tuple[int, float], ...], tuple[dict[str, float], ...]]:
+    losses = tuple((int(row["step"]), float(row["loss"])) for row in log if "loss" in row)
+    evaluations = tuple(
+        {key: float(value) for key, value in row.items() if key == "step" or key.startswith("eval_")}
+        for row in log
+        if "eval_loss" in row
+    )
+    return losses, evaluations

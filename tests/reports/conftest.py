@@ -1,0 +1,75 @@
+"""A page maker for the tests: words are whitespace units, weights are drawn."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from reports.page import CodeView, ReportPage, Span
+
+PageMaker = Callable[..., ReportPage]
+
+
+def page_of(
+    text: str,
+    *,
+    codes: int = 4,
+    chunks: int = 3,
+    evidence: tuple[Span, ...] = (),
+    decoys: tuple[Span, ...] = (),
+    title: str = "Title",
+    hadm_id: str = "100345",
+    synthetic: bool = True,
+    gold: bool = True,
+    seed: int = 0,
+) -> ReportPage:
+    """A page whose code list runs FP, FN, TP, TN, TN ...; numbers without a letter are unseen."""
+    rng = np.random.default_rng(seed)
+    units = [m.span() for m in re.finditer(r"\S+", text)]
+    words = [(s, e) for s, e in units if any(c.isalpha() for c in text[s:e])]
+    unseen = [(s, e, "no letter") for s, e in units if not any(c.isalpha() for c in text[s:e])]
+    word_chunks = [w * (chunks - 1) // max(1, len(words)) for w in range(len(words))]  # the last chunk stays empty
+    views = []
+    for k in range(codes):
+        weights = rng.gamma(0.2, size=len(words)) + 1e-9
+        weights *= 0.8 / max(weights.sum(), 1e-9)
+        predicted, coded = ((True, False), (False, True), (True, True), (False, False))[min(k, 3)]
+        views.append(
+            CodeView(
+                code=f"{100 + k}.{k % 10}",
+                title=f"{title} {k}",
+                kind="diagnosis",
+                probability=0.8 if predicted else 0.2,
+                logit=1.4 if predicted else -1.4,
+                threshold=0.5,
+                predicted=predicted,
+                gold=coded if gold else None,
+                scores=tuple(weights.tolist()),
+                chunk_attention=(*([1 / (chunks - 1)] * (chunks - 1)), 0.0),
+                special_share=0.2,
+                evidence=evidence if k == 0 else (),
+                decoys=decoys if k == 2 else (),
+            )
+        )
+    return ReportPage(
+        hadm_id=hadm_id,
+        text=text,
+        words=tuple(words),
+        word_chunks=tuple(word_chunks),
+        chunk_words=tuple(np.bincount(word_chunks, minlength=chunks).tolist()),
+        codes=tuple(views),
+        unseen=tuple(unseen),
+        n_tokens=len(words),
+        threshold="0.50",
+        model="test model",
+        split="test",
+        synthetic=synthetic,
+    )
+
+
+@pytest.fixture(scope="session")
+def make_page() -> PageMaker:
+    return page_of
