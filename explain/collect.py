@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,32 +13,35 @@ from hilat.admissions import Admission
 from hilat.cleaning import clean
 from hilat.coder import Coder
 
-CodeChoice = Callable[[NDArray[np.bool_], NDArray[np.bool_]], NDArray[np.bool_]]
-
-CHOICES: dict[str, CodeChoice] = {
-    "all": lambda predicted, gold: np.ones_like(predicted),
-    "predicted": lambda predicted, gold: predicted,
-    "gold": lambda predicted, gold: gold,
-    "false-positive": lambda predicted, gold: predicted & ~gold,
-    "false-negative": lambda predicted, gold: ~predicted & gold,
-}
+CHOICES = ("all", "predicted", "gold", "false-positive", "false-negative")
 
 
 def chosen_columns(
     choices: Sequence[str], coder: Coder, predicted: NDArray[np.bool_], gold: NDArray[np.bool_]
 ) -> list[int]:
     """Columns of the codes that any of the choices names: a word of CHOICES, or a code. Unknown ones raise HilatError."""
+    named = {
+        "all": np.ones_like(predicted),
+        "predicted": predicted,
+        "gold": gold,
+        "false-positive": predicted & ~gold,
+        "false-negative": ~predicted & gold,
+    }
     wanted = np.zeros(len(coder.code_book), dtype=bool)  # (K,)
     for choice in choices:
         if choice in CHOICES:
-            wanted |= CHOICES[choice](predicted, gold)
+            wanted |= named[choice]
         else:
             wanted[coder.code_book.column(choice)] = True
     return [int(k) for k in np.flatnonzero(wanted)]
 
 
 def collect(
-    coder: Coder, admissions: Sequence[Admission], *, choices: Sequence[str] = ("predicted", "gold"), batch_size: int = 8
+    coder: Coder,
+    admissions: Sequence[Admission],
+    *,
+    choices: Sequence[str] = ("predicted", "gold"),
+    batch_size: int = 8,
 ) -> Iterator[Explained]:
     """One Explained per admission, in order, from one forward pass each."""
     for admission, (prediction, words, outside) in zip(
@@ -58,9 +61,7 @@ def collect(
             gold=gold,
             chunk_attention=prediction.chunk_attention.astype(np.float64),
             outside=outside,
-            word_scores={
-                coder.code_book.codes[k]: words[k] for k in chosen_columns(choices, coder, predicted, gold)
-            },
+            word_scores={coder.code_book.codes[k]: words[k] for k in chosen_columns(choices, coder, predicted, gold)},
             word_spans=document.word_spans,
             word_chunk=first_chunk(document.word_index, len(document.word_spans)),
             word_tokens=np.bincount(document.word_index[document.word_index >= 0], minlength=len(document.word_spans)),

@@ -61,7 +61,9 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("tokens", pa.int16()),
         ]
     ),
-    "unseen": pa.schema([("hadm_id", pa.string()), ("start", pa.int32()), ("end", pa.int32()), ("reason", pa.string())]),
+    "unseen": pa.schema(
+        [("hadm_id", pa.string()), ("start", pa.int32()), ("end", pa.int32()), ("reason", pa.string())]
+    ),
 }
 _TABLES = tuple(SCHEMAS)
 

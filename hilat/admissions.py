@@ -76,7 +76,9 @@ class Admission:
         if not self.text.strip():
             raise HilatError(f"admission {self.hadm_id} has an empty text; drop it or fill the text column")
         if "\r" in self.text or "\x00" in self.text:
-            raise HilatError(f"admission {self.hadm_id} holds CR or NUL characters; pass the text through plain_text first")
+            raise HilatError(
+                f"admission {self.hadm_id} holds CR or NUL characters; pass the text through plain_text first"
+            )
         if len(set(self.codes)) != len(self.codes):
             raise HilatError(f"admission {self.hadm_id} lists a code twice; give each code once")
         for span in (*self.evidence, *self.decoys):

@@ -1,22 +1,24 @@
 """The paper's preprocessing (section 3.1) as a view on the raw text: which words are kept, in which order.
 
-A word is what `\\w+` finds in the lower-cased text, if it holds a letter (with words="all": what white space divides).
-Marks (`[** **]`, and runs of `--`, `__`, `==`) are dropped and divide words. The published code deletes them, which
-joins the words around them, and it loses text when it reorders sections; order="published" repeats both.
+A word is what `\\w+` finds, with combining accents, if it holds a letter (with words="all": what white space divides).
+Marks (`[** **]`, and runs of `--`, `__`, `==`) are dropped and divide words.
+
+order="published" repeats what the published code does: it deletes every `[...]` of a line and each pair `--`, `__`,
+`==`, which joins the words around them, and when it moves sections it loses the text outside of them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hilat.admissions import HilatError
-from hilat.sections import MOVED, SECTION_CHUNKS, Section, find_sections
+from hilat.sections import MOVED, PUBLISHED_ORDER, Section, find_sections
 from hilat.stopwords import ENGLISH_STOP_WORDS
 
 Words = Literal["alphabetic", "all", "no_stop_words"]
@@ -24,12 +26,14 @@ Order = Literal["diagnosis_first", "raw", "published"]
 
 MARK, NO_LETTER, STOP_WORD, LOST = "mark", "word without a letter", "stop word", "lost by the published reordering"
 
-# A mark may run over a line end, not over another mark's opening.
-_MARKS = re.compile(r"\[\*\*(?:(?!\[\*\*).)*?\*\*\]|--+|__+|==+", re.DOTALL)
-_PUBLISHED_MARKS = re.compile(r"\[\*\*.*?\*\*\]|--|__|==")
-_WORD = re.compile(r"\w+")
+# A mark may run over a line end, but neither over another mark's opening nor on and on when it is never closed.
+_MARKS = re.compile(r"\[\*\*(?:(?!\[\*\*).){0,300}?\*\*\]|--+|__+|==+", re.DOTALL)
+_PUBLISHED_MARKS = (re.compile(r"\[.*?\]"), re.compile(r"--|__|=="))  # one after the other
 _UNIT = re.compile(r"\S+")
-_SEX_LINE = re.compile(r"^date of birth:.*\bsex:.*$", re.IGNORECASE | re.MULTILINE)
+_PUBLISHED_WORD = re.compile(r"\w+")
+# Accents written as characters of their own (NFD) are not in \w; without them "neumoni" + accent + "a" falls apart.
+_ACCENTS = "\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f"
+_WORD = re.compile(rf"\w+(?:[{_ACCENTS}]+\w*)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,7 @@ class CleaningRules:
 
     words: "alphabetic" drops words without a letter (the paper's), "all" keeps them with punctuation (ablation a),
         "no_stop_words" drops stop words too (ablation b).
-    order: "diagnosis_first" moves discharge diagnosis, disposition and condition to the front, losing nothing;
+    order: "diagnosis_first" moves discharge disposition, diagnosis and condition to the front, losing nothing;
         "raw" keeps the order (ablation c); "published" repeats the published reordering, which loses text.
     lower: lower-case the words. drop_marks: drop de-identification marks and rules.
     """
@@ -49,21 +53,48 @@ class CleaningRules:
     drop_marks: bool = True
 
     def __post_init__(self) -> None:
-        for name, value, choices in (
-            ("words", self.words, get_args(Words)),
-            ("order", self.order, get_args(Order)),
-        ):
-            if value not in choices:
-                raise HilatError(f"cleaning rule {name} is {value!r}; expected one of {', '.join(choices)}. Correct it")
+        choices: dict[str, tuple[object, ...]] = {
+            "words": get_args(Words),
+            "order": get_args(Order),
+            "lower": (True, False),
+            "drop_marks": (True, False),
+        }
+        for name, known in choices.items():
+            value = getattr(self, name)
+            if type(value) is not type(known[0]) or value not in known:
+                listed = ", ".join(str(choice) for choice in known)
+                raise HilatError(f"cleaning rule {name} is {value!r}; expected one of {listed}. Correct it")
+
+    def to_dict(self) -> dict[str, str | bool]:
+        """The rules as a JSON-able dictionary."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> CleaningRules:
+        """The rules of a dictionary; missing keys take their defaults.
+
+        Raises:
+            HilatError: for a key or a value that is not known.
+        """
+        known = [field.name for field in fields(cls)]
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise HilatError(
+                f"cleaning rules hold {', '.join(map(repr, unknown))}; known are {', '.join(known)}. Remove or correct it"
+            )
+        return cls(**values)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class CleanText:
     """What is left of a note, in model order.
 
-    words: clean forms. spans: (W, 2) their raw-text offsets. word_sections: (W,) index into sections.
-    removed: (R, 2) raw offsets of what was dropped, in raw order; removed_reasons one each. Punctuation between words
-    belongs to neither.
+    words: W clean forms, each `text[start:end]` lower-cased (published order: with the marks inside it cut out).
+    spans: (W, 2) their raw-text offsets; no two overlap. word_sections: (W,) the index of each word's section.
+    sections: the note's sections in raw order; together they are the whole text.
+    removed: (R, 2) raw offsets of marks and words that were dropped, in raw order, removed_reasons one each; no two
+    overlap. Kept and removed spans together hold every word character of the note (with words="all" every character
+    that is not white space); only in published order may a removed mark stand inside a kept word.
     """
 
     words: tuple[str, ...]
@@ -73,108 +104,141 @@ class CleanText:
     removed: NDArray[np.int64]
     removed_reasons: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        n_words, n_removed = len(self.words), len(self.removed_reasons)
+        shapes = (self.spans.shape, self.word_sections.shape, self.removed.shape)
+        if shapes != ((n_words, 2), (n_words,), (n_removed, 2)):
+            raise HilatError(
+                f"a clean text has {n_words} words, {n_removed} reasons and arrays of shapes {shapes}; expected "
+                "spans (W, 2), word_sections (W,) and removed (R, 2)"
+            )
+        for name, spans in (("kept", self.spans), ("removed", self.removed)):
+            in_order = spans[np.argsort(spans[:, 0], kind="stable")]
+            if len(spans) and (
+                in_order[0, 0] < 0
+                or (in_order[:, 0] >= in_order[:, 1]).any()
+                or (in_order[1:, 0] < in_order[:-1, 1]).any()
+            ):
+                raise HilatError(f"the {name} spans of a clean text overlap or are empty; each must be start < end, apart")
+        for array in (self.spans, self.word_sections, self.removed):
+            array.flags.writeable = False
+
+
+class _View(NamedTuple):
+    """The text to look for words in, the raw position of each of its characters, and the raw spans of its marks."""
+
+    text: str
+    origin: NDArray[np.int64]
+    marks: list[tuple[int, int]]
+
+
+class _Stretch(NamedTuple):
+    """A stretch of a view: the index of its section, its place in model order (None: lost), the kind of its words."""
+
+    start: int
+    end: int
+    section: int
+    rank: int | None
+    words: Words
+
 
 def clean(text: str, rules: CleaningRules = CleaningRules()) -> CleanText:  # noqa: B008 (frozen)
     """The kept words of a raw note, each with its span in the raw text."""
     published = rules.order == "published"
-    marks = list((_PUBLISHED_MARKS if published else _MARKS).finditer(text)) if rules.drop_marks else []
-    view, origin = _without(text, marks, joined=published)
-    sections = find_sections(text)
-    kept: list[tuple[int, int]] = []
-    removed: list[tuple[int, int, str]] = [(m.start(), m.end(), MARK) for m in marks]
-    for found in (_UNIT if rules.words == "all" else _WORD).finditer(view):
-        start, end = int(origin[found.start()]), int(origin[found.end() - 1]) + 1
-        reason = _dropped(found.group(), rules)
-        if reason:
-            removed.append((start, end, reason))
-        else:
-            kept.append((start, end))
-    forms = _forms(text, kept, marks, rules)
-    spans = np.array(kept, dtype=np.int64).reshape(-1, 2)  # (W, 2)
-    inside = np.searchsorted([s.start for s in sections], spans[:, 0], side="right") - 1  # (W,)
-    order, sections, lost = _model_order(text, spans, inside, sections, rules.order)
-    removed += [(int(spans[w, 0]), int(spans[w, 1]), LOST) for w in lost]
-    removed.sort()
+    view = _view(text, rules)
+    sections = find_sections(view.text)
+    word = _PUBLISHED_WORD if published else _WORD
+    kept: list[tuple[int, int, int, int]] = []  # start, end (in the view), section, rank
+    dropped: list[tuple[int, int, str]] = []
+    for stretch in _stretches(view.text, sections, rules):
+        pattern = _UNIT if stretch.words == "all" else word
+        for found in pattern.finditer(view.text, stretch.start, stretch.end):
+            start, end = found.span()
+            reason = _reason(found.group(), stretch)
+            if reason is None and stretch.rank is not None:
+                kept.append((start, end, stretch.section, stretch.rank))
+            else:
+                dropped.append((start, end, reason or LOST))
+    table = np.array(kept, dtype=np.int64).reshape(-1, 4)  # (W, 4)
+    table = table[np.argsort(table[:, 3], kind="stable")]  # model order
+    forms = (view.text[start:end] for start, end in table[:, :2].tolist())
+    places = np.array([place[:2] for place in dropped], dtype=np.int64).reshape(-1, 2)
+    removed = np.concatenate([_raw(places, view), np.array(view.marks, dtype=np.int64).reshape(-1, 2)])  # (R, 2)
+    reasons = [reason for _, _, reason in dropped] + [MARK] * len(view.marks)
+    in_text_order = np.argsort(removed[:, 0], kind="stable")
     return CleanText(
-        words=tuple(forms[w] for w in order),
-        spans=_fixed(spans[order]),
-        word_sections=_fixed(inside[order]),
-        sections=sections,
-        removed=_fixed(np.array([r[:2] for r in removed], dtype=np.int64).reshape(-1, 2)),
-        removed_reasons=tuple(r[2] for r in removed),
+        words=tuple(form.lower() for form in forms) if rules.lower else tuple(forms),
+        spans=_raw(table[:, :2], view),
+        word_sections=table[:, 2].copy(),
+        sections=_raw_sections(sections, view, len(text), rules.order),
+        removed=removed[in_text_order],
+        removed_reasons=tuple(reasons[i] for i in in_text_order),
     )
 
 
-def _without(text: str, marks: list[re.Match[str]], *, joined: bool) -> tuple[str, NDArray[np.int64]]:
-    """The text without marks (deleted when joined, else blanked), and the raw position of each of its characters."""
-    if not joined:
-        parts, last = [], 0
-        for mark in marks:
-            parts += [text[last : mark.start()], " " * (mark.end() - mark.start())]
-            last = mark.end()
-        return "".join([*parts, text[last:]]), np.arange(len(text))
-    stays = np.ones(len(text), dtype=bool)
-    for mark in marks:
-        stays[mark.start() : mark.end()] = False
-    origin = np.flatnonzero(stays)
-    return "".join(text[i] for i in origin), origin
+def _view(text: str, rules: CleaningRules) -> _View:
+    """The text with its marks blanked (they divide words), or in published order deleted (they join them)."""
+    if not rules.drop_marks:
+        return _View(text, np.arange(len(text)), [])
+    if rules.order != "published":
+        marks = [found.span() for found in _MARKS.finditer(text)]
+        return _View(_MARKS.sub(lambda found: " " * len(found.group()), text), np.arange(len(text)), marks)
+    origin = np.arange(len(text))
+    view = text
+    for pattern in _PUBLISHED_MARKS:
+        stays = np.ones(len(view), dtype=bool)
+        for found in pattern.finditer(view):
+            stays[found.start() : found.end()] = False
+        view, origin = pattern.sub("", view), origin[stays]
+    gone = np.ones(len(text) + 2, dtype=bool)
+    gone[origin + 1] = gone[0] = gone[-1] = False
+    edges = np.flatnonzero(gone[1:] != gone[:-1]).reshape(-1, 2)  # runs of deleted characters
+    return _View(view, origin, [(start, end) for start, end in edges.tolist()])
 
 
-def _forms(text: str, kept: list[tuple[int, int]], marks: list[re.Match[str]], rules: CleaningRules) -> list[str]:
-    """The clean forms of the kept words; a mark inside a word (published joining) is cut out."""
-    forms = [text[start:end] for start, end in kept]
-    if rules.order == "published" and marks:
-        forms = [_PUBLISHED_MARKS.sub("", form) for form in forms]
-    return [form.lower() for form in forms] if rules.lower else forms
+def _stretches(text: str, sections: tuple[Section, ...], rules: CleaningRules) -> Iterator[_Stretch]:
+    """The sections of a view with their places in model order; one after the other they are the whole view."""
+    last = {section.name: s for s, section in enumerate(sections)}
+    for s, section in enumerate(sections):
+        start, end, words = section.start, section.end, rules.words
+        if rules.order == "raw":
+            yield _Stretch(start, end, s, 0, words)
+        elif rules.order == "diagnosis_first":
+            yield _Stretch(start, end, s, MOVED.index(section.name) if section.name in MOVED else len(MOVED), words)
+        else:
+            rank = PUBLISHED_ORDER.index(section.name) if section.name in PUBLISHED_ORDER else None
+            if last[section.name] != s:
+                rank = None  # of sections of one name only the last
+            if section.name == "sex":  # this one line, as it stands
+                line_end = text.find("\n", start, end)
+                line_end = end if line_end < 0 else line_end
+                yield _Stretch(start, line_end, s, rank, "all")
+                start, rank = line_end, None
+            yield _Stretch(start, end, s, rank, words)
 
 
-def _dropped(word: str, rules: CleaningRules) -> str | None:
-    """Why a word is dropped, or None."""
-    if rules.words == "all":
+def _reason(word: str, stretch: _Stretch) -> str | None:
+    """Why the rules drop a word, or None."""
+    if stretch.words == "all":
         return None
-    if not any(character.isalpha() for character in word):
+    if not word.isalpha() and not any(map(str.isalpha, word)):
         return NO_LETTER
-    if rules.words == "no_stop_words" and word.lower() in ENGLISH_STOP_WORDS:
+    if stretch.words == "no_stop_words" and word.lower() in ENGLISH_STOP_WORDS:
         return STOP_WORD
     return None
 
 
-def _model_order(
-    text: str, spans: NDArray[np.int64], inside: NDArray[np.int64], sections: tuple[Section, ...], order: Order
-) -> tuple[NDArray[np.int64], tuple[Section, ...], list[int]]:
-    """Word indices in model order, the sections with `moved` set, and the words that the published order loses."""
-    everything = np.arange(len(spans))
-    if order == "raw":
-        return everything, sections, []
-    if order == "diagnosis_first":
-        moved = np.array([section.name in MOVED for section in sections], dtype=bool)
-        front = moved[inside]
-        told = tuple(replace(section, moved=bool(m)) for section, m in zip(sections, moved, strict=True))
-        return np.concatenate([everything[front], everything[~front]]), told, []
-    chosen = [w for start, end in _published_stretches(text, sections) for w in _between(spans, start, end)]
-    lost = sorted(set(range(len(spans))) - set(chosen))
-    return np.array(chosen, dtype=np.int64), sections, lost
+def _raw(places: NDArray[np.int64], view: _View) -> NDArray[np.int64]:
+    """Raw-text spans (N, 2) of spans (N, 2) in a view: from the first to the last of their characters."""
+    if not len(places):
+        return np.zeros((0, 2), dtype=np.int64)
+    return np.stack([view.origin[places[:, 0]], view.origin[places[:, 1] - 1] + 1], axis=1)
 
 
-def _published_stretches(text: str, sections: tuple[Section, ...]) -> Iterator[tuple[int, int]]:
-    """Stretches of text in the published order: of sections of one name only the last, nothing outside a heading."""
-    last = {section.name: section for section in sections if section.name}
-    names = [*MOVED, *(name for group in SECTION_CHUNKS for name in group if name not in MOVED)]
-    for name in names:
-        if name == "sex":
-            line = _SEX_LINE.search(text)
-            if line:
-                yield line.start(), line.end()
-        elif name in last and name != "procedure":
-            yield last[name].start, last[name].end
-
-
-def _between(spans: NDArray[np.int64], start: int, end: int) -> range:
-    low, high = np.searchsorted(spans[:, 0], [start, end])
-    return range(int(low), int(high))
-
-
-def _fixed(array: NDArray[np.int64]) -> NDArray[np.int64]:
-    array = np.ascontiguousarray(array, dtype=np.int64)
-    array.flags.writeable = False
-    return array
+def _raw_sections(sections: tuple[Section, ...], view: _View, length: int, order: Order) -> tuple[Section, ...]:
+    """The sections with raw-text offsets, still without gaps, told whether they were moved to the front."""
+    starts = [0, *(int(view.origin[section.start]) for section in sections[1:])]
+    return tuple(
+        replace(section, start=start, end=end, moved=order != "raw" and section.name in MOVED)
+        for section, start, end in zip(sections, starts, [*starts[1:], length], strict=True)
+    )

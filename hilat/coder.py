@@ -82,7 +82,7 @@ def forward(model: HilatModel, documents: Sequence[EncodedDocument], *, attentio
     device = next(model.parameters()).device
     batch = {name: tensor.to(device) for name, tensor in collate(documents).items()}
     was_training = model.training
-    model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
     try:
         with torch.no_grad():
             output: HilatOutput = model(**batch, output_attentions=attentions)

@@ -40,13 +40,13 @@ class ChunkLayout:
             )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class EncodedDocument:
-    """A note as the model reads it.
+    """A note as the model reads it; the arrays are read-only.
 
     input_ids, attention_mask, token_type_ids: (C, T). word_index: (C, T), the word of each token, -1 for special tokens
-    and padding. word_spans: (W, 2) raw-text offsets of all clean words in model order; words after the last chunk have
-    no token. truncated_words: words of which no token fitted.
+    and padding. word_spans: (W, 2) raw-text offsets of all clean words in model order, those without a token too.
+    truncated_words: words that have tokens, none of which fitted into the chunks.
     """
 
     hadm_id: str
@@ -58,15 +58,23 @@ class EncodedDocument:
     truncated_words: int
 
     def __post_init__(self) -> None:
-        shape = self.input_ids.shape
+        shape, who = self.input_ids.shape, f"encoded admission {self.hadm_id}"
+        if len(shape) != 2:
+            raise HilatError(f"{who}: input_ids has shape {shape}; expected (chunks, tokens)")
         for name in ("attention_mask", "token_type_ids", "word_index"):
             if getattr(self, name).shape != shape:
-                raise HilatError(
-                    f"encoded admission {self.hadm_id}: {name} has shape {getattr(self, name).shape}, input_ids {shape}; "
-                    "they must agree"
-                )
-        if self.word_index.size and int(self.word_index.max()) >= len(self.word_spans):
-            raise HilatError(f"encoded admission {self.hadm_id}: word_index points past its {len(self.word_spans)} words")
+                raise HilatError(f"{who}: {name} has shape {getattr(self, name).shape}, input_ids {shape}; they must agree")
+        n_words = len(self.word_spans)
+        if self.word_spans.shape != (n_words, 2) or (self.word_spans < 0).any():
+            raise HilatError(f"{who}: word_spans has shape {self.word_spans.shape}; expected (W, 2) of offsets from 0")
+        if (self.word_spans[:, 0] >= self.word_spans[:, 1]).any():
+            raise HilatError(f"{who}: a word span is empty or backwards; expected start < end")
+        if ((self.word_index < -1) | (self.word_index >= n_words)).any():
+            raise HilatError(f"{who}: word_index points past its {n_words} words; expected -1 to {n_words - 1}")
+        if (self.attention_mask[self.word_index >= 0] != 1).any():
+            raise HilatError(f"{who}: a token of a word is masked out; expected attention_mask 1 on every word")
+        if not 0 <= self.truncated_words <= n_words:
+            raise HilatError(f"{who}: {self.truncated_words} of {n_words} words are truncated; expected 0 to {n_words}")
         for name in ("input_ids", "attention_mask", "token_type_ids", "word_index", "word_spans"):
             getattr(self, name).flags.writeable = False
 
@@ -76,72 +84,70 @@ class EncodedDocument:
         return int((self.word_index >= 0).any(axis=1).sum())
 
     @property
-    def content_tokens(self) -> int:
-        """Tokens that belong to words."""
+    def n_content_tokens(self) -> int:
+        """Tokens in the chunks that belong to words."""
         return int((self.word_index >= 0).sum())
+
+
+@dataclass(frozen=True, slots=True)
+class SpecialFrame:
+    """The special tokens before and after a chunk's content, the padding, and whether segment ids are XLNet's."""
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    pad: int
+    xlnet: bool
 
 
 def encode(
     admission: Admission | str,
     tokenizer: PreTrainedTokenizerBase,
     layout: ChunkLayout,
-    rules: CleaningRules,
+    rules: CleaningRules = CleaningRules(),  # noqa: B008 (frozen)
 ) -> EncodedDocument:
     """The admission (or a bare text) in chunks.
 
     The clean words, joined by single spaces, are tokenised once by the encoder's own tokenizer; the tokens then fill
-    the chunks one after the other (section 3.3.1), so that a word may begin in one chunk and end in the next.
+    the chunks one after the other (section 3.3.1), so that a word may begin in one chunk and end in the next. With
+    `layout.by_section` each chunk takes the tokens of one group of sections (ablation d): text under an unknown
+    heading stays with the section it follows, and text before the first heading goes to the first chunk.
+
+    Raises:
+        HilatError: for a tokenizer without padding or without two special tokens around a sequence.
     """
     hadm_id, text = ("text", admission) if isinstance(admission, str) else (admission.hadm_id, admission.text)
     cleaned = clean(text, rules)
+    frame = special_frame(tokenizer)
     ids, words = tokenise(cleaned.words, tokenizer)
     room = layout.tokens - SPECIAL_TOKENS
     pieces = _section_pieces(cleaned, words, room) if layout.by_section else _pieces(len(ids), layout.chunks, room)
-    frame = special_frame(tokenizer)
-    shape = (layout.chunks, layout.tokens)
-    input_ids = np.full(shape, cast(int, tokenizer.pad_token_id), dtype=np.int64)  # (C, T)
-    mask = np.zeros(shape, dtype=np.int64)
-    types = np.full(shape, _XLNET_PAD if frame.xlnet else 0, dtype=np.int64)
-    index = np.full(shape, -1, dtype=np.int64)
+    input_ids, mask, types = fill_chunks([ids[piece] for piece in pieces], layout.tokens, frame)
+    index = np.full(input_ids.shape, -1, dtype=np.int64)  # (C, T)
+    first = len(frame.before)
     for c, piece in enumerate(pieces):
-        chosen = ids[piece]
-        row = [*frame.before, *chosen.tolist(), *frame.after]
-        input_ids[c, : len(row)] = row
-        mask[c, : len(row)] = 1
-        if frame.xlnet:
-            types[c, : len(row)] = _XLNET_TEXT
-            types[c, len(row) - 1] = _XLNET_CLS
-        first = len(frame.before)
-        index[c, first : first + len(chosen)] = words[piece]
-    seen = np.unique(index[index >= 0])
-    return EncodedDocument(hadm_id, input_ids, mask, types, index, cleaned.spans, len(cleaned.words) - len(seen))
-
-
-@dataclass(frozen=True, slots=True)
-class SpecialFrame:
-    """The special tokens before and after a chunk's content; xlnet: with XLNet's segment ids."""
-
-    before: tuple[int, ...]
-    after: tuple[int, ...]
-    xlnet: bool
+        index[c, first : first + len(ids[piece])] = words[piece]
+    truncated = np.setdiff1d(words, index)
+    return EncodedDocument(hadm_id, input_ids, mask, types, index, cleaned.spans, len(truncated))
 
 
 def special_frame(tokenizer: PreTrainedTokenizerBase) -> SpecialFrame:
     """How this tokenizer frames a sequence, read off an empty one.
 
     Raises:
-        HilatError: when it does not add exactly two special tokens.
+        HilatError: when it does not add exactly two special tokens, or has no padding token.
     """
-    backend = tokenizer.backend_tokenizer
-    empty = tuple(backend.encode("", add_special_tokens=True).ids)
+    empty = tuple(tokenizer("", padding=False, truncation=False)["input_ids"])
     if len(empty) != SPECIAL_TOKENS:
         raise HilatError(
             f"the tokenizer adds {len(empty)} special tokens to a sequence; expected {SPECIAL_TOKENS}, such as [CLS] and "
             "[SEP]. Use the encoder's own tokenizer"
         )
+    pad = tokenizer.pad_token_id
+    if pad is None:
+        raise HilatError("the tokenizer has no pad_token; expected one to fill chunks with. Set it and save the tokenizer")
     if empty[-1] == tokenizer.cls_token_id and empty[0] != tokenizer.cls_token_id:
-        return SpecialFrame((), empty, xlnet=True)  # A <sep> <cls>
-    return SpecialFrame(empty[:1], empty[1:], xlnet=False)
+        return SpecialFrame((), empty, cast(int, pad), xlnet=True)  # A <sep> <cls>
+    return SpecialFrame(empty[:1], empty[1:], cast(int, pad), xlnet=False)
 
 
 def tokenise(
@@ -150,18 +156,51 @@ def tokenise(
     """Token ids of the words joined by spaces, without special tokens, and the word of each token; both (N,).
 
     A token belongs to the word that holds its last character; one that covers only the space before a word (a lone
-    sentence-piece mark) belongs to that word.
+    sentence-piece mark) belongs to that word. A word that is spelt like a special token ("<sep>") is unknown, not
+    special.
     """
     if not words:
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
-    encoding = tokenizer.backend_tokenizer.encode(" ".join(words), add_special_tokens=False)
-    ids = np.array(encoding.ids, dtype=np.int64)  # (N,)
-    offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)  # (N, 2) into the joined text
+    encoding = tokenizer(
+        " ".join(words),
+        add_special_tokens=False,
+        return_offsets_mapping=True,
+        padding=False,
+        truncation=False,  # also where tokenizer.json asks for it
+        split_special_tokens=True,
+        verbose=False,  # the whole note is longer than the encoder's positions; the chunks are not
+    )
+    ids = np.array(encoding["input_ids"], dtype=np.int64)  # (N,)
+    unknown = tokenizer.unk_token_id
+    if unknown is not None:
+        ids[np.isin(ids, [special for special in tokenizer.all_special_ids if special != unknown])] = unknown
+    offsets = np.array(encoding["offset_mapping"], dtype=np.int64).reshape(-1, 2)  # (N, 2) into the joined text
     lengths = np.array([len(word) for word in words])
     ends = np.cumsum(lengths + 1) - 1  # exclusive end of each word in the joined text
     last = np.maximum(offsets[:, 1] - 1, offsets[:, 0])  # the token's last character
     owner = np.minimum(np.searchsorted(ends, last, side="right"), len(words) - 1)
     return ids, owner.astype(np.int64)
+
+
+def fill_chunks(
+    contents: Sequence[NDArray[np.int64]], tokens: int, frame: SpecialFrame
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Input ids, attention mask and token type ids, each (C, T), of C chunks' content ids (at most T - 2 each).
+
+    Padding stands right. An empty chunk is its two special tokens, attended to, and padding, as published.
+    """
+    shape = (len(contents), tokens)
+    input_ids = np.full(shape, frame.pad, dtype=np.int64)  # (C, T)
+    mask = np.zeros(shape, dtype=np.int64)
+    types = np.full(shape, _XLNET_PAD if frame.xlnet else 0, dtype=np.int64)
+    for c, content in enumerate(contents):
+        row = [*frame.before, *content.tolist(), *frame.after]
+        input_ids[c, : len(row)] = row
+        mask[c, : len(row)] = 1
+        if frame.xlnet:
+            types[c, : len(row)] = _XLNET_TEXT
+            types[c, len(row) - 1] = _XLNET_CLS
+    return input_ids, mask, types
 
 
 def _pieces(tokens: int, chunks: int, room: int) -> list[slice]:
@@ -170,21 +209,24 @@ def _pieces(tokens: int, chunks: int, room: int) -> list[slice]:
 
 
 def _section_pieces(cleaned: CleanText, words: NDArray[np.int64], room: int) -> list[NDArray[np.int64]]:
-    """Token positions per chunk when each chunk holds one group of sections, cut where it is full.
-
-    What stands before the first heading goes to the first chunk, so nothing is lost but what does not fit.
-    """
-    names = [section.name for section in cleaned.sections]
-    chunk_of_section = np.array([CHUNK_OF_SECTION.get(name, 0) for name in names], dtype=np.int64)
-    chunk = chunk_of_section[cleaned.word_sections[words]] if len(words) else words
+    """Token positions per chunk when each chunk holds one group of sections, cut where it is full."""
+    chunk_of_section = np.array([CHUNK_OF_SECTION[section.name] for section in cleaned.sections], dtype=np.int64)
+    chunk = chunk_of_section[cleaned.word_sections[words]]  # (N,)
     return [np.flatnonzero(chunk == c)[:room] for c in range(len(SECTION_CHUNKS))]
 
 
 def collate(documents: Sequence[EncodedDocument]) -> dict[str, torch.Tensor]:
-    """Model inputs (B, C, T), int64, of documents of one layout."""
-    shapes = {document.input_ids.shape for document in documents}
+    """Model inputs (B, C, T), int64, of documents of one layout.
+
+    Raises:
+        HilatError: for no document, or documents of several layouts.
+    """
+    shapes = sorted({document.input_ids.shape for document in documents})
     if len(shapes) != 1:
-        raise HilatError(f"a batch holds documents of {len(shapes)} layouts; encode them all with the same one")
+        raise HilatError(
+            f"a batch of {len(documents)} documents has chunk shapes {shapes}; expected one document or more, all of one "
+            "shape. Encode them with the same layout"
+        )
     return {
         name: torch.from_numpy(np.stack([getattr(document, name) for document in documents]))  # (B, C, T)
         for name in ("input_ids", "attention_mask", "token_type_ids")
@@ -192,42 +234,75 @@ def collate(documents: Sequence[EncodedDocument]) -> dict[str, torch.Tensor]:
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:
-    """Refuse a tokenizer that cannot belong to an encoder with that many embeddings.
+    """Refuse a tokenizer that cannot belong to an encoder with `vocab_size` embeddings.
 
     transformers 5 loads some tokenizers with an empty vocabulary and no error; its ids would all be <unk>.
+
+    Raises:
+        HilatError: for a slow tokenizer, an empty vocabulary, another size, or a missing pad, cls or sep token.
     """
     if not tokenizer.is_fast:
-        raise HilatError("the tokenizer is a slow one, without offsets; expected a fast one. Save it with a tokenizer.json")
+        raise HilatError(
+            "the tokenizer is a slow one, without offsets; expected a fast one. Load it from a folder with a tokenizer.json"
+        )
     size = len(tokenizer)
+    if size <= len(set(tokenizer.all_special_ids)):
+        raise HilatError(
+            f"the tokenizer has an empty vocabulary ({size} tokens, all special); expected {vocab_size} tokens. "
+            "Load it with AutoTokenizer.from_pretrained from a folder with a tokenizer.json"
+        )
     if size != vocab_size:
         raise HilatError(
             f"the tokenizer has {size} tokens and the encoder {vocab_size} embeddings; they do not belong together. "
             "Load the tokenizer from the encoder's own folder"
         )
-    for name in ("pad_token_id", "cls_token_id", "sep_token_id"):
-        if getattr(tokenizer, name) is None:
-            raise HilatError(f"the tokenizer has no {name.removesuffix('_id')}; use the encoder's own tokenizer")
+    for name in ("pad_token", "cls_token", "sep_token"):
+        if getattr(tokenizer, f"{name}_id") is None:
+            raise HilatError(f"the tokenizer has no {name}; expected pad, cls and sep tokens. Use the encoder's own tokenizer")
+
+
+def seen_words(document: EncodedDocument) -> NDArray[np.bool_]:
+    """(W,): whether the model read at least one token of each word."""
+    return np.bincount(document.word_index[document.word_index >= 0], minlength=len(document.word_spans)) > 0
 
 
 def tokens_to_words(
     scores: NDArray[Any], document: EncodedDocument, how: Literal["sum", "mean", "max"] = "sum"
 ) -> NDArray[np.float64]:
-    """Word scores (..., W) from token scores (..., C, T); words without a token get 0."""
+    """Word scores (..., W) from token scores (..., C, T); a word without a token gets 0 (see `seen_words`).
+
+    Fig. 2 d of Liu et al. 2022 sums. Scores on special tokens and padding are left out (see `outside_words`).
+
+    Raises:
+        HilatError: for another `how`, or scores that do not end with the document's (C, T).
+    """
+    _check_scores(scores, document)
+    if how not in ("sum", "mean", "max"):
+        raise HilatError(f"token scores cannot be joined by {how!r}; expected sum, mean or max. Choose one of them")
     inside = document.word_index >= 0  # (C, T)
     words = document.word_index[inside]  # (N,)
-    values = scores[..., inside].astype(np.float64)  # (..., N)
+    values = np.asarray(scores[..., inside], dtype=np.float64)  # (..., N)
     n_words = len(document.word_spans)
+    out = np.full((*values.shape[:-1], n_words), -np.inf if how == "max" else 0.0)  # (..., W)
     if how == "max":
-        out = np.full((*values.shape[:-1], n_words), -np.inf)
         np.maximum.at(out, (..., words), values)
-        return np.where(np.isneginf(out), 0.0, out)
-    flat = values.reshape(-1, len(words))  # (M, N)
-    sums = np.stack([np.bincount(words, weights=row, minlength=n_words) for row in flat]) if len(flat) else flat
+        return np.where(seen_words(document), out, 0.0)
+    for place in np.ndindex(values.shape[:-1]):
+        out[place] = np.bincount(words, weights=values[place], minlength=n_words)
     if how == "mean":
-        sums = sums / np.maximum(np.bincount(words, minlength=n_words), 1)
-    return sums.reshape(*values.shape[:-1], n_words)
+        out /= np.maximum(np.bincount(words, minlength=n_words), 1)
+    return out
 
 
 def outside_words(scores: NDArray[Any], document: EncodedDocument) -> NDArray[np.float64]:
     """The sum (...) of token scores (..., C, T) on special tokens and padding."""
-    return np.asarray(scores[..., document.word_index < 0].sum(axis=-1), dtype=np.float64)
+    _check_scores(scores, document)
+    return np.asarray(scores[..., document.word_index < 0].sum(axis=-1, dtype=np.float64), dtype=np.float64)
+
+
+def _check_scores(scores: NDArray[Any], document: EncodedDocument) -> None:
+    if scores.shape[-2:] != document.word_index.shape:
+        raise HilatError(
+            f"token scores have shape {scores.shape}; expected (..., {', '.join(map(str, document.word_index.shape))}) for "
+            f"admission {document.hadm_id}. Pass the scores of this document"
+        )

@@ -26,7 +26,11 @@ class Evaluation:
 
 
 def evaluate(
-    coder: Coder, admissions: Sequence[Admission], *, batch_size: int = 8, predictions: Iterator[Prediction] | None = None
+    coder: Coder,
+    admissions: Sequence[Admission],
+    *,
+    batch_size: int = 8,
+    predictions: Iterator[Prediction] | None = None,
 ) -> Evaluation:
     """Score the coder on admissions, at its own thresholds. `predictions`, where at hand, are used instead of new ones.
 

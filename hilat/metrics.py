@@ -144,7 +144,17 @@ def evaluate_codes(
         recall_at={size: value[1] for size, value in at.items()},
         tied_at={size: value[2] for size, value in at.items()},
         per_code=tuple(
-            _row(code_book, j, n, int(support[j]), int(predicted[j]), int(hits[j]), aucs[j], precisions_area[j], limits[j])
+            _row(
+                code_book,
+                j,
+                n,
+                int(support[j]),
+                int(predicted[j]),
+                int(hits[j]),
+                aucs[j],
+                precisions_area[j],
+                limits[j],
+            )
             for j in range(k)
         ),
     )
@@ -213,7 +223,7 @@ def _row(
     area: float,
     limit: float,
 ) -> CodeRow:
-    reasons = {}
+    reasons: dict[str, str] = {}
     if support == 0:
         reasons |= {"recall": NO_POSITIVE, "auc": NO_POSITIVE, "average_precision": NO_POSITIVE}
     elif support == documents:

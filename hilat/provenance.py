@@ -8,7 +8,17 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("hilat", "torch", "transformers", "tokenizers", "sentencepiece", "captum", "scikit-learn", "numpy", "pyarrow")
+_PACKAGES = (
+    "hilat",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "sentencepiece",
+    "captum",
+    "scikit-learn",
+    "numpy",
+    "pyarrow",
+)
 
 
 def package_versions() -> dict[str, str | None]:

@@ -6,8 +6,10 @@ import re
 from dataclasses import dataclass
 
 # Heading at the start of a line -> section. Facts of the published code (Liu et al. 2022), read from its output.
+# Two headings are ours: "admission date:" opens a note and each addendum (the published code knows notes apart), and the
+# line "date of birth: ... sex: ..." is what the published code keeps under the name "sex".
 HEADINGS: dict[str, str] = {
-    "admission date:": "",  # opens a note, and each addendum
+    "admission date:": "",
     "service:": "service",
     "allergies:": "allergies",
     "chief complaint:": "chief_complaint",
@@ -43,11 +45,14 @@ HEADINGS: dict[str, str] = {
     "followup instructions:": "followup_instructions",
     "addendum:": "addendum",
 }
+_SEX = r"date of birth:[^\n]*\bsex:"
+
+# The sections that move to the front, in the published order.
 MOVED = ("discharge_disposition", "discharge_diagnosis", "discharge_condition")
 
 # Sections per chunk of the paper's ablation d (Supplementary Table S2), in the published order.
 SECTION_CHUNKS: tuple[tuple[str, ...], ...] = (
-    ("sex", "service", "allergies", "chief_complaint", "major_procedure", "procedure"),
+    ("sex", "service", "allergies", "chief_complaint", "major_procedure"),
     ("history_present_illness",),
     ("past_medical_history", "past_surgical_history", "social_history", "family_history"),
     ("physical_exam",),
@@ -58,17 +63,28 @@ SECTION_CHUNKS: tuple[tuple[str, ...], ...] = (
     ("discharge_instructions", "followup_instructions"),
     ("addendum",),
 )
-CHUNK_OF_SECTION: dict[str, int] = {name: c for c, names in enumerate(SECTION_CHUNKS) for name in names}
+PUBLISHED_ORDER: tuple[str, ...] = (*MOVED, *(name for chunk in SECTION_CHUNKS if chunk != MOVED for name in chunk))
+
+# The published code loses the section "procedure" and what stands before the first heading; here they go to the first
+# chunk, so that only what a full chunk cannot hold is truncated.
+CHUNK_OF_SECTION: dict[str, int] = {name: c for c, names in enumerate(SECTION_CHUNKS) for name in names} | {
+    "": 0,
+    "procedure": 0,
+}
 
 _HEADING = re.compile(
-    r"^(?:" + "|".join(re.escape(title) for title in sorted(HEADINGS, key=len, reverse=True)) + ")",
-    re.IGNORECASE | re.MULTILINE,
+    r"^(?:" + "|".join([*map(re.escape, sorted(HEADINGS, key=len, reverse=True)), _SEX]) + ")",
+    re.IGNORECASE | re.MULTILINE | re.ASCII,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A stretch of the raw text [start, end) under one heading; name "" for what stands before the first heading."""
+    """A stretch of the text [start, end) under one heading, up to the next known heading.
+
+    name: "" for what stands before the first heading and for the opening of a note. title: the heading as written.
+    moved: whether cleaning moved it to the front.
+    """
 
     name: str
     title: str
@@ -78,7 +94,7 @@ class Section:
 
 
 def find_sections(text: str) -> tuple[Section, ...]:
-    """The sections of a raw text, in order, without gaps: together they are the whole text."""
+    """The sections of a text, in order, without gaps: together they are the whole text."""
     heads = list(_HEADING.finditer(text))
     starts = [head.start() for head in heads]
     sections = []
@@ -86,5 +102,5 @@ def find_sections(text: str) -> tuple[Section, ...]:
         sections.append(Section("", "", 0, starts[0] if starts else len(text)))
     for head, end in zip(heads, [*starts, len(text)][1:], strict=True):
         title = head.group()
-        sections.append(Section(HEADINGS[title.lower()], title, head.start(), end))
+        sections.append(Section(HEADINGS.get(title.lower(), "sex"), title, head.start(), end))
     return tuple(sections)

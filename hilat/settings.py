@@ -20,6 +20,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "token_attention": ("shared", "per_chunk"),
     "chunk_attention": ("shared", "per_code", "mean", "max", "flat"),
     "label_init": ("random", "titles"),
+    "new_embeddings": ("random", "cooccurrence"),
     "fine_tune": ("all", "last", "none"),
     "schedule": ("linear", "cosine", "constant_with_warmup"),
     "precision": ("auto", "float32", "bf16"),
@@ -33,9 +34,13 @@ class TrainingSettings:
     """Everything that shapes a training run. Defaults are those of the paper (section 4.2.1) where it gives one.
 
     encoder: a model name or folder for AutoModel, or "new:xlnet" / "new:bert" for one from scratch with its own
-        SentencePiece vocabulary, shaped by the `new_*` settings.
+        SentencePiece vocabulary, shaped by the `new_*` settings. new_embeddings: where its embeddings start, at random or
+        from the co-occurrence of its tokens in the training (and unlabelled) text; new_init_std: standard deviation of
+        all its weights at the start, by default 1 / sqrt(new_width).
     chunks, tokens: C and T, T with the two special tokens. words, order, sections: how a note is read (section 3.1).
     learning_rate: for all; embedding_learning_rate and head_learning_rate, where given, for those parts.
+    init_std: standard deviation of the attention and classifier weights at the start (0.03 in the published code, for a
+        width of 768; narrow models start better near 0.1).
     steps: optimiser steps; epochs, where given, counts passes over the training split instead.
     warmup: steps when 1 or more, a share of the steps below 1.
     threshold: "fixed" (0.5), or tuned on the validation split, one for all codes or one per code.
@@ -48,6 +53,8 @@ class TrainingSettings:
     new_width: int = 128
     new_heads: int = 4
     new_vocabulary: int = 4000
+    new_embeddings: str = "random"
+    new_init_std: float | None = None
     chunks: int = 10
     tokens: int = 512
     words: str = "alphabetic"
@@ -59,6 +66,7 @@ class TrainingSettings:
     label_init: str = "random"
     fine_tune: str = "all"
     dropout: float = 0.1
+    init_std: float = 0.03
     batch_size: int = 16
     accumulate: int = 1
     steps: int = 2500

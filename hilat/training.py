@@ -29,7 +29,8 @@ from hilat.admissions import Admission, CodeBook, HilatError
 from hilat.cleaning import CleaningRules, clean
 from hilat.coder import Coder, checked_device, save_coder
 from hilat.corpora import Corpus
-from hilat.encoding import ChunkLayout, EncodedDocument, collate, encode
+from hilat.embeddings import cooccurrence_vectors
+from hilat.encoding import ChunkLayout, EncodedDocument, collate, encode, tokenise
 from hilat.files import read_json, write_json
 from hilat.label_init import initialise_from_titles
 from hilat.metrics import evaluate_codes
@@ -108,15 +109,29 @@ def layout_of(settings: TrainingSettings) -> ChunkLayout:
     return ChunkLayout(chunks=settings.chunks, tokens=settings.tokens, by_section=settings.sections)
 
 
-def make_tokenizer(settings: TrainingSettings, corpus: Corpus, folder: Path) -> PreTrainedTokenizerBase:
-    """The encoder's tokenizer; for a new encoder a SentencePiece vocabulary trained on the training split."""
+def make_tokenizer(settings: TrainingSettings, texts: Sequence[str], folder: Path) -> PreTrainedTokenizerBase:
+    """The encoder's tokenizer; for a new encoder a SentencePiece vocabulary learned from raw texts, kept in `folder`."""
     if not settings.encoder.startswith("new:"):
         return load_tokenizer(settings.encoder)
     if folder.is_dir():
         return load_tokenizer(folder)
     rules = cleaning_of(settings)
-    texts = (" ".join(clean(admission.text, rules).words) for admission in corpus.split("train"))
-    return train_sentencepiece(texts, folder, vocab_size=settings.new_vocabulary, seed=settings.seed)
+    cleaned = (" ".join(clean(text, rules).words) for text in texts)
+    return train_sentencepiece(cleaned, folder, vocab_size=settings.new_vocabulary, seed=settings.seed)
+
+
+def start_embeddings(
+    model: HilatModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], settings: TrainingSettings
+) -> None:
+    """Set the encoder's word embeddings to co-occurrence vectors of its tokens in raw texts, at their present spread."""
+    rules = cleaning_of(settings)
+    sequences = (tokenise(clean(text, rules).words, tokenizer)[0] for text in texts)
+    weight = cast(torch.nn.Embedding, model.get_input_embeddings()).weight  # (V, D)
+    vectors = cooccurrence_vectors(sequences, weight.shape[0], weight.shape[1], seed=settings.seed)
+    with torch.no_grad():
+        known = torch.from_numpy(np.abs(vectors).sum(axis=1) > 1e-6)  # special tokens keep their random start
+        spread = float(weight.std())
+        weight[known] = torch.from_numpy(vectors)[known] * spread
 
 
 def make_model(settings: TrainingSettings, tokenizer: PreTrainedTokenizerBase, code_book: CodeBook) -> HilatModel:
@@ -134,6 +149,7 @@ def make_model(settings: TrainingSettings, tokenizer: PreTrainedTokenizerBase, c
         chunk_attention=settings.chunk_attention,
         attend_padding=settings.attend_padding,
         dropout=settings.dropout,
+        init_std=settings.init_std,
         fine_tune=settings.fine_tune,
     )
     if settings.label_init == "titles":
@@ -144,6 +160,8 @@ def make_model(settings: TrainingSettings, tokenizer: PreTrainedTokenizerBase, c
 def new_encoder(settings: TrainingSettings, vocabulary: int, pad_id: int) -> dict[str, Any]:
     """The transformers configuration of an encoder to be trained from scratch."""
     layers, width, heads = settings.new_layers, settings.new_width, settings.new_heads
+    # 0.02, the usual start, suits a width of 768 and more; a narrow encoder stalls on it.
+    spread = settings.new_init_std or width**-0.5
     if settings.encoder == "new:xlnet":
         return {
             "model_type": "xlnet",
@@ -153,6 +171,7 @@ def new_encoder(settings: TrainingSettings, vocabulary: int, pad_id: int) -> dic
             "n_head": heads,
             "d_inner": 4 * width,
             "dropout": settings.dropout,
+            "initializer_range": spread,
             "pad_token_id": pad_id,
         }
     return {
@@ -212,13 +231,20 @@ def complete_checkpoint(folder: Path) -> Path | None:
 
 
 def train(
-    corpus: Corpus, settings: TrainingSettings, out: Path, *, device: str = "auto", resume: bool = False
+    corpus: Corpus,
+    settings: TrainingSettings,
+    out: Path,
+    *,
+    unlabelled: Sequence[str] = (),
+    device: str = "auto",
+    resume: bool = False,
 ) -> TrainingResult:
     """Train a coder on the corpus' train split and write it to `out/model`.
 
     `out` also gets `training/` (checkpoints and TensorBoard logs, for `resume`), `settings.json` and, at the end,
     `training.json` (losses and validation measures by step). Under `accelerate launch` or `torchrun` every process
-    calls this; the batch size is that of all processes together.
+    calls this; the batch size is that of all processes together. `unlabelled` are raw texts without codes: a new
+    encoder's vocabulary and co-occurrence embeddings are learned from them too.
 
     Raises:
         HilatError: no train split, no val split where one is needed, an existing run without `resume`, or other
@@ -234,11 +260,14 @@ def train(
         )
     training_admissions = corpus.split("train")
     _begin(out, settings, resume)
-    tokenizer = make_tokenizer(settings, corpus, out / _TRAINING / "tokenizer")
+    texts = [*(admission.text for admission in training_admissions), *unlabelled]
+    tokenizer = make_tokenizer(settings, texts, out / _TRAINING / "tokenizer")
     layout, rules = layout_of(settings), cleaning_of(settings)
     train_set = EncodedSplit(training_admissions, tokenizer, layout, rules, corpus.code_book)
     val_set = EncodedSplit(corpus.split("val"), tokenizer, layout, rules, corpus.code_book) if validates else None
     model = make_model(settings, tokenizer, corpus.code_book)
+    if settings.new_embeddings == "cooccurrence" and settings.encoder.startswith("new:"):
+        start_embeddings(model, tokenizer, texts, settings)
     trainer = _trainer(model, tokenizer, settings, train_set, val_set, out / _TRAINING, checked_device(device))
     checkpoint = complete_checkpoint(out / _TRAINING) if resume else None
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -257,9 +286,7 @@ def train(
         "steps": trainer.state.global_step,
         "best": {"measure": settings.best, "value": trainer.state.best_metric, "step": trainer.state.best_global_step},
     }
-    coder = Coder(
-        cast(HilatModel, model.eval()), tokenizer, corpus.code_book, rules, layout, thresholds, source, card
-    )
+    coder = Coder(model, tokenizer, corpus.code_book, rules, layout, thresholds, source, card)
     if trainer.is_world_process_zero():
         save_coder(coder, out / "model", overwrite=True)
         write_json(
@@ -321,7 +348,7 @@ def _trainer(
     return Trainer(
         model=model,
         args=arguments,
-        data_collator=Collator(mask, settings.token_dropout),  # type: ignore[arg-type]
+        data_collator=Collator(mask, settings.token_dropout),
         train_dataset=train_set,
         eval_dataset=val_set,
         compute_metrics=_validation_measures if val_set is not None else None,

@@ -73,7 +73,8 @@ def quiet_libraries() -> None:
     """Keep other libraries' chatter off the screen: it can quote input."""
     import transformers
 
-    transformers.logging.set_verbosity_error()
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     for name in ("torch", "accelerate", "py.warnings"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.simplefilter("ignore")

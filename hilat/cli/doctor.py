@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +51,6 @@ def examine() -> dict[str, Any]:
         "git revision": git_revision() or "not a checkout",
     }
     problems = [f"{name} is not installed: python -m pip install {name}" for name, v in packages.items() if v is None]
-    if sys.version_info < (3, 11):
-        problems.append(f"Python {platform.python_version()} is too old; hilat needs 3.11 or newer")
     if memory is not None and memory < 8:
         problems.append(f"{memory:.1f} GiB of memory: the demo runs, a base-size encoder needs 16 GiB or more")
     if free < 2:

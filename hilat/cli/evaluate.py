@@ -79,7 +79,13 @@ def show(result: Any, title: str, *, per_code: bool = False) -> None:
             "Per code",
             ("code", "title", "support", "predicted", "P", "R", "F1", "AUC"),
             [
-                (r.code, r.title, str(r.support), str(r.predicted), *(number(x) for x in (r.precision, r.recall, r.f1, r.auc)))
+                (
+                    r.code,
+                    r.title,
+                    str(r.support),
+                    str(r.predicted),
+                    *(number(x) for x in (r.precision, r.recall, r.f1, r.auc)),
+                )
                 for r in m.per_code
             ],
             left=2,

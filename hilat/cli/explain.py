@@ -11,7 +11,6 @@ import typer
 from hilat.cli.console import emit_json, out, progress
 from hilat.cli.options import BatchSize, CorpusFolder, Device, Json, ModelFolder, Overwrite, Split
 
-
 if TYPE_CHECKING:
     from hilat.admissions import Admission
     from hilat.coder import Coder
@@ -24,7 +23,9 @@ def explain(
     split: Split = "test",
     codes: Annotated[
         str,
-        typer.Option(help="Which codes of each note: all, predicted, gold, false-positive, false-negative, or codes; comma between."),
+        typer.Option(
+            help="Which codes of each note: all, predicted, gold, false-positive, false-negative, or codes; comma between."
+        ),
     ] = "predicted,gold",
     batch_size: BatchSize = 8,
     device: Device = "auto",

@@ -16,7 +16,9 @@ from hilat.cli.options import Device, Json, ModelFolder
 def predict(
     model: ModelFolder,
     note: Annotated[Path | None, typer.Argument(help="A text file, UTF-8; without it, standard input is read.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="List every code, not only those above their threshold.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="List every code, not only those above their threshold.")
+    ] = False,
     encoding: Annotated[str, typer.Option(help="The file's encoding.")] = "utf-8",
     device: Device = "auto",
     json: Json = False,
@@ -91,7 +93,9 @@ def _read(note: Path | None, encoding: str) -> str:
             f"{name} is not {encoding} (byte {error.start}); expected text in that encoding. Pass --encoding latin-1, say"
         ) from None
     except LookupError:
-        raise HilatError(f"encoding {encoding!r} is not known; expected utf-8, latin-1, ... Correct --encoding") from None
+        raise HilatError(
+            f"encoding {encoding!r} is not known; expected utf-8, latin-1, ... Correct --encoding"
+        ) from None
     if not text.strip():
         raise HilatError(f"{name} is empty; expected the text of a note. Give a file with text")
     return text

@@ -74,11 +74,12 @@ def write(
     book = corpus.code_book.restricted_to(manifest["label_set"])
     total = len(ids) if ids is not None else int(manifest["admissions"])
     pages = (
-        _page(known, one, book, label)
-        for one in progress(read_explanations(explanations, ids), total, "writing pages")
+        _page(known, one, book, label) for one in progress(read_explanations(explanations, ids), total, "writing pages")
     )
     with new_folder(folder, overwrite=overwrite, what="folder of pages") as beside:
-        index = write_report(pages, beside, RunHeader("hilat report", tuple(_facts(manifest, book)), synthetic=synthetic))
+        index = write_report(
+            pages, beside, RunHeader("hilat report", tuple(_facts(manifest, book)), synthetic=synthetic)
+        )
         name = index.name
     return folder / name, total
 

@@ -1,0 +1,173 @@
+"""ICD-9-CM codes of MIMIC-III: read as text, dotted by kind, gathered per admission, and chosen as a label set."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import duckdb
+
+from hilat.admissions import CodeBook, CodeKind, HilatError
+from hilat.codes import add_dot
+from hilat.corpora.mimic3_tables import TableFile, id_sql, source_sql, text_sql, told_plainly
+
+KINDS: tuple[CodeKind, ...] = ("diagnosis", "procedure")
+_CODE_TABLES: Mapping[CodeKind, str] = {"diagnosis": "DIAGNOSES_ICD", "procedure": "PROCEDURES_ICD"}
+_TITLE_TABLES: Mapping[CodeKind, str] = {"diagnosis": "D_ICD_DIAGNOSES", "procedure": "D_ICD_PROCEDURES"}
+_USUAL_FORM: Mapping[CodeKind, re.Pattern[str]] = {
+    "diagnosis": re.compile(r"(\d{3}|V\d{2})\d{0,2}|E\d{3}\d?"),
+    "procedure": re.compile(r"\d{2}\d{0,2}"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CodedAdmissions:
+    """What the coders gave.
+
+    codes: dotted codes by admission; diagnoses by seq_num, then procedures by seq_num. kinds, titles: by dotted code,
+    title "" where D_ICD has none. counts: rows read, left out and odd, by kind.
+    """
+
+    codes: Mapping[str, tuple[str, ...]]
+    kinds: Mapping[str, CodeKind]
+    titles: Mapping[str, str]
+    counts: Mapping[str, Mapping[str, int]]
+
+    def book(self, codes: Sequence[str]) -> CodeBook:
+        """A code book of these dotted codes in this order; a code not in the data must be known by its title."""
+        return CodeBook(
+            tuple(codes), tuple(self.titles.get(code, "") for code in codes), tuple(self.kinds[code] for code in codes)
+        )
+
+
+def read_codes(connection: duckdb.DuckDBPyConnection, tables: Mapping[str, TableFile]) -> CodedAdmissions:
+    """The codes of all admissions with their titles.
+
+    Left out and counted per kind: rows without a code, rows without hadm_id, a code that an admission has already.
+    Kept and counted: rows whose code has not the form of an ICD-9-CM code of its kind, and codes without a title.
+
+    Raises:
+        HilatError: a damaged or empty table, row ids that come twice, codes with a dot, codes that have lost their
+            zeros, or a dotted string that is both a diagnosis and a procedure.
+    """
+    per_admission: dict[str, dict[str, None]] = {}
+    kinds: dict[str, CodeKind] = {}
+    titles: dict[CodeKind, dict[str, str]] = {}
+    counts: dict[str, dict[str, int]] = {}
+    for kind in KINDS:
+        table = tables[_CODE_TABLES[kind]]
+        undotted_titles = _titles(connection, tables[_TITLE_TABLES[kind]])
+        rows = _code_rows(connection, table)
+        _check_codes(table, {code for _, code in rows if code}, undotted_titles, _USUAL_FORM[kind])
+        titles[kind] = {add_dot(code, kind): title for code, title in undotted_titles.items()}
+        dotted, counts[kind] = _gather(rows, kind, per_admission)
+        both = sorted(code for code in dotted if code in kinds)
+        if both:
+            raise HilatError(
+                f"{table.path} and the table of diagnoses both give {', '.join(both[:5])} once dotted; expected "
+                "diagnoses (three characters before the dot) and procedures (two) to differ. Correct the codes"
+            )
+        kinds.update(dict.fromkeys(dotted, kind))
+        counts[kind]["unique_without_title"] = sum(not titles[kind].get(code) for code in dotted)
+    for kind in KINDS:
+        for code in titles[kind]:
+            kinds.setdefault(code, kind)
+    return CodedAdmissions(
+        {hadm_id: tuple(codes) for hadm_id, codes in per_admission.items()},
+        kinds,
+        {code: titles[kind].get(code, "") for code, kind in kinds.items()},
+        counts,
+    )
+
+
+def _gather(
+    rows: Sequence[tuple[str | None, str | None]], kind: CodeKind, per_admission: dict[str, dict[str, None]]
+) -> tuple[set[str], dict[str, int]]:
+    """Add the rows' dotted codes to `per_admission`, which keeps their order; the codes met, and the counts."""
+    tally = dict.fromkeys(("rows", "without_code", "without_hadm_id", "duplicates", "of_unusual_form"), 0)
+    dotted: dict[str, str] = {}
+    for hadm_id, code in rows:
+        tally["rows"] += 1
+        if not code or not hadm_id:
+            tally["without_hadm_id" if code else "without_code"] += 1
+            continue
+        if code not in dotted:
+            dotted[code] = add_dot(code, kind)
+        tally["of_unusual_form"] += not _USUAL_FORM[kind].fullmatch(code)
+        admission = per_admission.setdefault(hadm_id, {})
+        tally["duplicates"] += dotted[code] in admission
+        admission[dotted[code]] = None
+    tally["unique"] = len(set(dotted.values()))
+    return set(dotted.values()), tally
+
+
+def most_frequent(code_lists: Iterable[Sequence[str]], k: int) -> tuple[str, ...]:
+    """The k codes that most admissions have, most frequent first, equals by code.
+
+    Raises:
+        HilatError: k below 1, or above the number of codes there are.
+    """
+    counted = Counter(code for codes in code_lists for code in codes)
+    if not 1 <= k <= len(counted):
+        raise HilatError(
+            f"asked for the {k} most frequent codes of {len(counted)} that the counted admissions have; "
+            f"expected 1 to {len(counted)}. Choose a smaller label set, or count on more admissions"
+        )
+    return tuple(sorted(counted, key=lambda code: (-counted[code], code))[:k])
+
+
+def _code_rows(connection: duckdb.DuckDBPyConnection, table: TableFile) -> list[tuple[str | None, str | None]]:
+    source = source_sql(connection, table)
+    row_id = id_sql(table, "row_id") if "row_id" in table.columns else "NULL"
+    with told_plainly(table.path):
+        rows = connection.execute(
+            f"""
+            SELECT {id_sql(table, "hadm_id")} AS hadm_id, upper({text_sql(table, "icd9_code")}) AS code, {row_id} AS row_id
+            FROM {source}
+            ORDER BY TRY_CAST({text_sql(table, "seq_num")} AS DOUBLE) NULLS LAST, code, row_id
+            """
+        ).fetchall()
+    if not rows:
+        raise HilatError(f"{table.path} holds a header and no row; expected codes. Download MIMIC-III v1.4 again")
+    times = Counter(row[2] for row in rows if row[2] is not None)
+    twice = sorted(row_id for row_id, n in times.items() if n > 1)
+    if twice:
+        raise HilatError(
+            f"{table.path} has {len(twice)} row ids that come twice or more ({', '.join(twice[:5])}); "
+            "expected each once. Was a file joined to itself? Download it again"
+        )
+    return [(hadm_id, code) for hadm_id, code, _ in rows]
+
+
+def _titles(connection: duckdb.DuckDBPyConnection, table: TableFile) -> dict[str, str]:
+    source = source_sql(connection, table)
+    with told_plainly(table.path):
+        rows = connection.execute(
+            f"SELECT upper({text_sql(table, 'icd9_code')}) AS code, max({text_sql(table, 'long_title')}) "
+            f"FROM {source} GROUP BY code HAVING code IS NOT NULL ORDER BY code"
+        ).fetchall()
+    if not rows:
+        raise HilatError(f"{table.path} holds a header and no row; expected code titles. Download MIMIC-III v1.4 again")
+    return {code: title or "" for code, title in rows}
+
+
+def _check_codes(table: TableFile, codes: set[str], title_of: Mapping[str, str], form: re.Pattern[str]) -> None:
+    with_dot = sorted(code for code in codes if "." in code)
+    if with_dot:
+        raise HilatError(
+            f"{table.path} has {len(with_dot)} codes with a dot ({', '.join(with_dot[:5])}); expected undotted text as in "
+            "MIMIC-III v1.4 (99591). A number read as decimal looks so too. Use MIMIC-III's own file"
+        )
+    shortened = sorted(
+        code
+        for code in codes
+        if code not in title_of and any(form.fullmatch(zeros + code) and zeros + code in title_of for zeros in ("0", "00"))
+    )
+    # One odd code proves nothing; that no code at all starts with a zero, while some lack one, does.
+    if shortened and not any(code.startswith("0") for code in codes):
+        raise HilatError(
+            f"{table.path} has codes that have lost their leading zeros ({', '.join(shortened[:5])}): it went through a "
+            "program that read codes as numbers. Expected text as in MIMIC-III v1.4 (0389). Use MIMIC-III's own file"
+        )

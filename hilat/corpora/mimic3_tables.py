@@ -1,0 +1,283 @@
+"""The five MIMIC-III tables as downloaded: found, checked, and read by DuckDB in bounded memory.
+
+No message here repeats what DuckDB says of a bad line: it quotes the line, and the line is a patient's note.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import re
+import tempfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import duckdb
+
+from hilat.admissions import HilatError
+
+SUFFIXES = (".csv", ".csv.gz", ".parquet")
+REQUIRED: Mapping[str, tuple[str, ...]] = {
+    "NOTEEVENTS": (
+        "row_id",
+        "subject_id",
+        "hadm_id",
+        "chartdate",
+        "charttime",
+        "category",
+        "description",
+        "iserror",
+        "text",
+    ),
+    "DIAGNOSES_ICD": ("hadm_id", "seq_num", "icd9_code"),
+    "PROCEDURES_ICD": ("hadm_id", "seq_num", "icd9_code"),
+    "D_ICD_DIAGNOSES": ("icd9_code", "long_title"),
+    "D_ICD_PROCEDURES": ("icd9_code", "long_title"),
+}
+_TEXT_COLUMNS = ("icd9_code", "text")
+_MAX_HEADER = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class TableFile:
+    """One table: its file, how it is packed (by content, not by name), and its columns.
+
+    columns: name as written, in file order, by lower-case name.
+    """
+
+    name: str
+    path: Path
+    form: Literal["csv", "gzip", "parquet"]
+    columns: Mapping[str, str]
+
+
+def find_tables(folder: Path) -> dict[str, TableFile]:
+    """The five tables by name, each file opened as far as its header.
+
+    File names and headers may be upper- or lower-case. Where a table is there in several forms the plain CSV is
+    taken before the .csv.gz, and that before the Parquet file.
+
+    Raises:
+        HilatError: no such folder, a missing table, a missing column, or a file that is not what its name says.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise HilatError(f"{folder} is not a folder; expected the folder with the MIMIC-III tables. Check the path")
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    by_name = {path.name.lower(): path for path in reversed(files)}
+    found: dict[str, Path] = {}
+    for table in REQUIRED:
+        paths = [by_name[name] for suffix in SUFFIXES if (name := table.lower() + suffix) in by_name]
+        if paths:
+            found[table] = paths[0]
+    missing = [table for table in REQUIRED if table not in found]
+    if missing:
+        there = ", ".join(path.name for path in files[:30]) or "no file"
+        raise HilatError(
+            f"{folder} lacks {', '.join(missing)}; it holds {there}. Expected {', '.join(REQUIRED)}, each as "
+            f"{', '.join(SUFFIXES)}, names in upper or lower case. Download MIMIC-III v1.4 into one folder"
+        )
+    return {table: _open_table(table, path) for table, path in found.items()}
+
+
+@contextmanager
+def database(temp_parent: Path | None, *, memory_limit_mb: int, threads: int) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A DuckDB database in a private temporary folder that is removed at the end, whatever happens.
+
+    The folder holds note text while it lives: it is readable by its owner only.
+
+    Arguments:
+        temp_parent: where the folder is made; it needs about the size of the discharge summaries twice (2 GB for
+            MIMIC-III). None: the system's.
+        memory_limit_mb: DuckDB's own limit, in MB; the process takes a few hundred MB more.
+    """
+    if memory_limit_mb < 256 or threads < 1:
+        raise HilatError(
+            f"memory_limit_mb is {memory_limit_mb} and threads {threads}; expected at least 256 MB and 1 thread"
+        )
+    try:
+        folder = tempfile.TemporaryDirectory(prefix=".hilat-mimic3.", dir=temp_parent, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise HilatError(
+            f"cannot make a temporary folder in {temp_parent}: {error.strerror}; choose a folder that you may write to"
+        ) from None
+    with folder as name:
+        config: dict[str, str | bool | int | float | list[str]] = {
+            "memory_limit": f"{memory_limit_mb}MB",
+            "threads": threads,
+            "temp_directory": f"{name}/spill",
+            "preserve_insertion_order": False,
+            "autoinstall_known_extensions": False,
+        }
+        with duckdb.connect(f"{name}/tables.duckdb", config=config) as connection:
+            connection.execute("SET enable_progress_bar = false")
+            yield connection
+
+
+@contextmanager
+def told_plainly(what: Path | str) -> Iterator[None]:
+    """Turns DuckDB's errors into one sentence about `what` that quotes none of the data."""
+    try:
+        yield
+    except duckdb.Error as error:
+        reason = _reason(error, what)
+    else:
+        return
+    raise HilatError(reason)
+
+
+def source_sql(connection: duckdb.DuckDBPyConnection, table: TableFile) -> str:
+    """The table as a FROM item of SQL, columns as VARCHAR for CSV and as typed for Parquet.
+
+    Raises:
+        HilatError: a Parquet file that cannot be read, or one whose codes or texts are not text.
+    """
+    path = _sql_path(table.path)
+    if table.form == "parquet":
+        return f"read_parquet({path})"
+    columns = ", ".join(f"{_quoted(name)}: 'VARCHAR'" for name in table.columns.values())
+    compression = "gzip" if table.form == "gzip" else "none"
+    # Never in parallel: notes hold line breaks and quotes, and a thread that starts within one cannot tell where it is.
+    return (
+        f"read_csv({path}, auto_detect = false, header = true, delim = ',', quote = '\"', escape = '\"', nullstr = '', "
+        f"compression = '{compression}', parallel = false, columns = {{{columns}}})"
+    )
+
+
+def column_sql(table: TableFile, name: str) -> str:
+    """A column as a quoted SQL name. Raises KeyError for a column that the table has not."""
+    return '"' + table.columns[name].replace('"', '""') + '"'
+
+
+def id_sql(table: TableFile, name: str) -> str:
+    """An id as text, NULL when blank; 145834.0, as pandas writes a column with gaps, is 145834."""
+    return f"nullif(regexp_replace(trim(CAST({column_sql(table, name)} AS VARCHAR)), '\\.0+$', ''), '')"
+
+
+def text_sql(table: TableFile, name: str) -> str:
+    """A column as trimmed text, NULL when blank."""
+    return f"nullif(trim(CAST({column_sql(table, name)} AS VARCHAR)), '')"
+
+
+def time_sql(table: TableFile, name: str) -> str:
+    """A date or time as TIMESTAMP, NULL when absent or not a time."""
+    return f"TRY_CAST({text_sql(table, name)} AS TIMESTAMP)"
+
+
+def _open_table(name: str, path: Path) -> TableFile:
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(512)
+    except OSError as error:
+        raise HilatError(f"{path} cannot be read: {error.strerror}; check its permissions") from None
+    if not start:
+        raise HilatError(f"{path} is empty; expected the table {name} of MIMIC-III v1.4. Download it again")
+    if start.startswith(b"PAR1"):
+        table = TableFile(name, path, "parquet", _parquet_columns(path))
+    else:
+        form: Literal["csv", "gzip"] = "gzip" if start.startswith(b"\x1f\x8b") else "csv"
+        if form == "csv" and path.suffix.lower() in (".gz", ".parquet") and not _is_html(start):
+            raise HilatError(f"{path} is not what its name says; expected {path.suffix}. Download or convert it again")
+        table = TableFile(name, path, form, _csv_columns(name, path, form))
+    missing = [column for column in REQUIRED[name] if column not in table.columns]
+    if missing:
+        # A file without a header would show a note here: only what looks like a column name is repeated.
+        names = [column for column in table.columns.values() if re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,30}", column)]
+        raise HilatError(
+            f"{path} has no column {', '.join(missing)}; found {', '.join(names[:20]) or 'no column names'}. "
+            f"Expected {', '.join(REQUIRED[name])}, comma-separated, in upper or lower case. Use MIMIC-III v1.4's own file"
+        )
+    return table
+
+
+def _csv_columns(name: str, path: Path, form: Literal["csv", "gzip"]) -> dict[str, str]:
+    try:
+        with gzip.open(path) if form == "gzip" else path.open("rb") as stream:
+            start = stream.read(_MAX_HEADER)
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        raise HilatError(
+            f"{path} is a damaged or truncated gzip file; expected a whole one. Download it again"
+        ) from None
+    if not start:
+        raise HilatError(f"{path} is empty; expected the table {name} of MIMIC-III v1.4. Download it again")
+    if _is_html(start):
+        raise HilatError(
+            f"{path} is a web page, not a table; expected {name} of MIMIC-III v1.4 as CSV. "
+            "The download was answered with a page (not logged in?): log in to PhysioNet and download it again"
+        )
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise HilatError(f"{path} is encoded in UTF-16; expected UTF-8. Convert it, or download it again")
+    lines = iter(start.decode("utf-8-sig", errors="replace").splitlines(keepends=True))
+    try:
+        header = next(csv.reader(lines), [])
+    except csv.Error:
+        header = []
+    return _by_lower_name(path, header)
+
+
+def _parquet_columns(path: Path) -> dict[str, str]:
+    with told_plainly(path), duckdb.connect(":memory:") as connection:
+        rows = connection.execute(f"DESCRIBE SELECT * FROM read_parquet({_sql_path(path)})").fetchall()
+    columns = _by_lower_name(path, [row[0] for row in rows])
+    for row in rows:
+        column, kind = row[0].lower(), row[1]
+        if column in _TEXT_COLUMNS and kind != "VARCHAR":
+            why = (
+                "ICD-9 codes are text: as numbers they have lost their zeros (0389 and 389 become one), and nothing "
+                "brings them back. Convert the CSV again with the code column read as text"
+                if column == "icd9_code"
+                else "Convert the CSV again with the column as text"
+            )
+            raise HilatError(f"{path} has column {row[0]} of type {kind}; expected text. {why}")
+    return columns
+
+
+def _by_lower_name(path: Path, header: Sequence[str]) -> dict[str, str]:
+    columns = {name.strip().lower(): name for name in header}
+    if len(columns) != len(header):
+        raise HilatError(
+            f"{path} names a column twice in its header; expected each once. Use MIMIC-III v1.4's own file"
+        )
+    return columns
+
+
+def _is_html(start: bytes) -> bool:
+    return start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
+
+
+def _sql_path(path: Path) -> str:
+    # DuckDB globs: a folder named "data[1]" must mean itself.
+    return _quoted(re.sub(r"([\[*?])", r"[\1]", str(path)))
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _reason(error: duckdb.Error, what: Path | str) -> str:
+    said = str(error)
+    if isinstance(error, duckdb.OutOfMemoryException):
+        full = "no space" in said.lower() or "disk" in said.lower() or "max_temp_directory_size" in said
+        if full and "memory_limit" not in said:
+            return f"no space left for temporary files while reading {what}; expected about 2 GB. Choose another temp_folder"
+        return f"the memory limit does not suffice for reading {what}; raise memory_limit_mb or lower threads"
+    line = re.search(r"CSV Error on Line: (\d+)", said)
+    where = f" near line {line[1]}" if line else ""
+    low = said.lower()
+    if "gzip" in low:
+        return f"{what} is a damaged or truncated gzip file; expected a whole one. Download it again"
+    if "unicode" in low or "utf-8" in low:
+        return f"{what} is not UTF-8{where}; expected UTF-8. Convert it, or download it again"
+    if "unterminated quote" in low:
+        return f"{what} has an unclosed quote{where}: the file is cut off or damaged; expected a whole CSV. Download it again"
+    if "expected number of columns" in low:
+        return f"{what} has too many or too few fields{where}; expected one per column. Download it again"
+    if "parquet" in low or "thrift" in low or "magic bytes" in low:
+        return f"{what} is a damaged or truncated Parquet file; expected a whole one. Download or convert it again"
+    return (
+        f"{what} cannot be read{where} ({type(error).__name__}); expected a table of MIMIC-III v1.4. Download it again"
+    )

@@ -1,0 +1,82 @@
+"""Own vocabularies: the fast tokenizer cuts as SentencePiece does, and comes back from disk the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import sentencepiece
+from transformers import AutoTokenizer
+
+from hilat.admissions import HilatError
+from hilat.encoding import check_tokenizer
+from hilat.vocabulary import load_tokenizer, train_sentencepiece
+
+TEXTS = [
+    "acute on chronic systolic heart failure with preserved function",
+    "chronic heart failure and acute renal failure after cardiac surgery",
+    "último mes con fiebre y tos, corazón y riñón sin cambios",
+    "congestive heart failure exacerbation, acute respiratory failure",
+] * 5
+
+
+def test_the_fast_tokenizer_cuts_as_sentencepiece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[bytes] = []
+    original = sentencepiece.SentencePieceProcessor
+
+    def remember(model_proto: bytes) -> sentencepiece.SentencePieceProcessor:
+        kept.append(model_proto)
+        return original(model_proto=model_proto)
+
+    monkeypatch.setattr(sentencepiece, "SentencePieceProcessor", remember)
+    tokenizer = train_sentencepiece(TEXTS, tmp_path / "t", vocab_size=120)
+    oracle = original(model_proto=kept[0])
+    for text in [*TEXTS, "heart of a riñón", "function xyz failure", "a", "corazón  corazón"]:
+        assert tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids == oracle.encode(text)
+
+
+def test_saved_loaded_and_trained_again_are_the_same(tmp_path: Path) -> None:
+    one = train_sentencepiece(TEXTS, tmp_path / "one", vocab_size=100)
+    two = train_sentencepiece(TEXTS, tmp_path / "two", vocab_size=100)
+    again = AutoTokenizer.from_pretrained(tmp_path / "one")
+    assert one.get_vocab() == two.get_vocab() == again.get_vocab()
+    assert again("heart failure").input_ids == one("heart failure").input_ids
+    assert len(one) == 100
+    assert (one.unk_token_id, one.pad_token_id) == (0, 5)
+    check_tokenizer(one, 100)
+
+
+def test_a_sequence_ends_with_sep_and_cls(tmp_path: Path) -> None:
+    tokenizer = train_sentencepiece(TEXTS, tmp_path / "t", vocab_size=100)
+    assert tokenizer("heart").input_ids[-2:] == [tokenizer.sep_token_id, tokenizer.cls_token_id]
+
+
+def test_accents_survive(tmp_path: Path) -> None:
+    tokenizer = train_sentencepiece(TEXTS, tmp_path / "t", vocab_size=150)
+    assert (
+        tokenizer.decode(tokenizer.backend_tokenizer.encode("último riñón", add_special_tokens=False).ids)
+        == "último riñón"
+    )
+
+
+def test_a_vocabulary_that_the_texts_cannot_fill_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(HilatError, match="do not fill a vocabulary of 5000"):
+        train_sentencepiece(TEXTS, tmp_path / "t", vocab_size=5000)
+    assert not (tmp_path / "t").exists()
+    with pytest.raises(HilatError, match="no text"):
+        train_sentencepiece(["  "], tmp_path / "t", vocab_size=50)
+
+
+def test_loading_nothing_and_damage_is_told(tmp_path: Path) -> None:
+    with pytest.raises(HilatError, match=r"no tokenizer\.json"):
+        load_tokenizer(tmp_path)
+    train_sentencepiece(TEXTS, tmp_path / "t", vocab_size=100)
+    (tmp_path / "t" / "tokenizer.json").write_text("{", encoding="utf-8")
+    with pytest.raises(HilatError, match="tokenizer"):
+        load_tokenizer(tmp_path / "t")
+
+
+def test_a_tokenizer_of_another_size_is_refused(tmp_path: Path) -> None:
+    tokenizer = train_sentencepiece(TEXTS, tmp_path / "t", vocab_size=100)
+    with pytest.raises(HilatError, match="100 tokens and the encoder 200"):
+        check_tokenizer(tokenizer, 200)
