@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from hilat.admissions import HilatError
 from hilat.files import new_folder, read_json, write_json
+from hilat.metrics import evaluate_codes
 
 SCHEMAS: dict[str, pa.Schema] = {
     "pairs": pa.schema(
@@ -98,6 +99,7 @@ def write_explanations(
 ) -> int:
     """Stream explanations to a folder, and return how many admissions it holds. Nothing is left of a broken run."""
     count = 0
+    tally = _Tally([], [])
     with new_folder(Path(folder), overwrite=overwrite, what="explanation folder") as beside:
         with ExitStack() as stack:
             writers = {
@@ -108,9 +110,36 @@ def write_explanations(
                 for name, columns in _rows(one).items():
                     if len(columns["hadm_id"]):
                         writers[name].write_table(pa.table(columns, schema=SCHEMAS[name]))
+                tally.add(one)
                 count += 1
-        write_json(beside / "manifest.json", {**manifest, "format": 1, "admissions": count})
+        scores = tally.scores(str(manifest.get("threshold_source", "")))
+        write_json(beside / "manifest.json", {**manifest, "format": 1, "admissions": count, "metrics": scores})
     return count
+
+
+@dataclass(frozen=True, slots=True)
+class _Tally:
+    """Probabilities and coders' codes of the admissions that went by, to score them at the end."""
+
+    probabilities: list[NDArray[np.float64]]
+    gold: list[NDArray[np.bool_]]
+
+    def add(self, one: Explained) -> None:
+        if one.gold is not None:
+            self.probabilities.append(np.stack([one.probabilities, one.thresholds]))
+            self.gold.append(one.gold)
+
+    def scores(self, source: str) -> dict[str, float] | None:
+        if not self.gold:
+            return None
+        both = np.stack(self.probabilities)  # (N, 2, K)
+        metrics = evaluate_codes(both[:, 0], np.stack(self.gold), both[0, 1], threshold_source=source)
+        return {
+            "micro_f1": metrics.micro_f1,
+            "macro_f1_mean_of_codes": metrics.macro_f1_mean_of_codes,
+            "macro_f1_of_macro_p_r": metrics.macro_f1_of_macro_p_r,
+            "micro_auc": metrics.micro_auc,
+        }
 
 
 def _rows(one: Explained) -> dict[str, dict[str, Any]]:

@@ -119,7 +119,9 @@ class CleanText:
                 or (in_order[:, 0] >= in_order[:, 1]).any()
                 or (in_order[1:, 0] < in_order[:-1, 1]).any()
             ):
-                raise HilatError(f"the {name} spans of a clean text overlap or are empty; each must be start < end, apart")
+                raise HilatError(
+                    f"the {name} spans of a clean text overlap or are empty; each must be start < end, apart"
+                )
         for array in (self.spans, self.word_sections, self.removed):
             array.flags.writeable = False
 
@@ -142,7 +144,7 @@ class _Stretch(NamedTuple):
     words: Words
 
 
-def clean(text: str, rules: CleaningRules = CleaningRules()) -> CleanText:  # noqa: B008 (frozen)
+def clean(text: str, rules: CleaningRules = CleaningRules()) -> CleanText:
     """The kept words of a raw note, each with its span in the raw text."""
     published = rules.order == "published"
     view = _view(text, rules)
@@ -162,9 +164,10 @@ def clean(text: str, rules: CleaningRules = CleaningRules()) -> CleanText:  # no
     table = np.array(kept, dtype=np.int64).reshape(-1, 4)  # (W, 4)
     table = table[np.argsort(table[:, 3], kind="stable")]  # model order
     forms = (view.text[start:end] for start, end in table[:, :2].tolist())
-    places = np.array([place[:2] for place in dropped], dtype=np.int64).reshape(-1, 2)
-    removed = np.concatenate([_raw(places, view), np.array(view.marks, dtype=np.int64).reshape(-1, 2)])  # (R, 2)
-    reasons = [reason for _, _, reason in dropped] + [MARK] * len(view.marks)
+    without = _raw(np.array([place[:2] for place in dropped], dtype=np.int64).reshape(-1, 2), view)
+    marks = _outside(np.array(view.marks, dtype=np.int64).reshape(-1, 2), without)
+    removed = np.concatenate([without, marks])  # (R, 2)
+    reasons = [reason for _, _, reason in dropped] + [MARK] * len(marks)
     in_text_order = np.argsort(removed[:, 0], kind="stable")
     return CleanText(
         words=tuple(form.lower() for form in forms) if rules.lower else tuple(forms),
@@ -233,6 +236,14 @@ def _raw(places: NDArray[np.int64], view: _View) -> NDArray[np.int64]:
     if not len(places):
         return np.zeros((0, 2), dtype=np.int64)
     return np.stack([view.origin[places[:, 0]], view.origin[places[:, 1] - 1] + 1], axis=1)
+
+
+def _outside(marks: NDArray[np.int64], words: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The marks (M, 2) that are not inside one of the words (N, 2), both in text order: "1--2" goes as one word."""
+    if not len(words):
+        return marks
+    before = np.searchsorted(words[:, 0], marks[:, 0], side="right") - 1  # (M,)
+    return marks[(before < 0) | (words[before, 1] < marks[:, 1])]
 
 
 def _raw_sections(sections: tuple[Section, ...], view: _View, length: int, order: Order) -> tuple[Section, ...]:

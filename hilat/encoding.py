@@ -63,7 +63,9 @@ class EncodedDocument:
             raise HilatError(f"{who}: input_ids has shape {shape}; expected (chunks, tokens)")
         for name in ("attention_mask", "token_type_ids", "word_index"):
             if getattr(self, name).shape != shape:
-                raise HilatError(f"{who}: {name} has shape {getattr(self, name).shape}, input_ids {shape}; they must agree")
+                raise HilatError(
+                    f"{who}: {name} has shape {getattr(self, name).shape}, input_ids {shape}; they must agree"
+                )
         n_words = len(self.word_spans)
         if self.word_spans.shape != (n_words, 2) or (self.word_spans < 0).any():
             raise HilatError(f"{who}: word_spans has shape {self.word_spans.shape}; expected (W, 2) of offsets from 0")
@@ -144,15 +146,15 @@ def special_frame(tokenizer: PreTrainedTokenizerBase) -> SpecialFrame:
         )
     pad = tokenizer.pad_token_id
     if pad is None:
-        raise HilatError("the tokenizer has no pad_token; expected one to fill chunks with. Set it and save the tokenizer")
+        raise HilatError(
+            "the tokenizer has no pad_token; expected one to fill chunks with. Set it and save the tokenizer"
+        )
     if empty[-1] == tokenizer.cls_token_id and empty[0] != tokenizer.cls_token_id:
         return SpecialFrame((), empty, cast(int, pad), xlnet=True)  # A <sep> <cls>
     return SpecialFrame(empty[:1], empty[1:], cast(int, pad), xlnet=False)
 
 
-def tokenise(
-    words: Sequence[str], tokenizer: PreTrainedTokenizerBase
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def tokenise(words: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Token ids of the words joined by spaces, without special tokens, and the word of each token; both (N,).
 
     A token belongs to the word that holds its last character; one that covers only the space before a word (a lone
@@ -203,9 +205,9 @@ def fill_chunks(
     return input_ids, mask, types
 
 
-def _pieces(tokens: int, chunks: int, room: int) -> list[slice]:
-    """The slices of the token sequence that fill the chunks; empty ones where the note is over."""
-    return [slice(min(c * room, tokens), min((c + 1) * room, tokens)) for c in range(chunks)]
+def _pieces(tokens: int, chunks: int, room: int) -> list[NDArray[np.int64]]:
+    """Token positions per chunk, filled one after the other; empty ones where the note is over."""
+    return [np.arange(min(c * room, tokens), min((c + 1) * room, tokens)) for c in range(chunks)]
 
 
 def _section_pieces(cleaned: CleanText, words: NDArray[np.int64], room: int) -> list[NDArray[np.int64]]:
@@ -258,7 +260,9 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None
         )
     for name in ("pad_token", "cls_token", "sep_token"):
         if getattr(tokenizer, f"{name}_id") is None:
-            raise HilatError(f"the tokenizer has no {name}; expected pad, cls and sep tokens. Use the encoder's own tokenizer")
+            raise HilatError(
+                f"the tokenizer has no {name}; expected pad, cls and sep tokens. Use the encoder's own tokenizer"
+            )
 
 
 def seen_words(document: EncodedDocument) -> NDArray[np.bool_]:
@@ -284,14 +288,14 @@ def tokens_to_words(
     values = np.asarray(scores[..., inside], dtype=np.float64)  # (..., N)
     n_words = len(document.word_spans)
     out = np.full((*values.shape[:-1], n_words), -np.inf if how == "max" else 0.0)  # (..., W)
-    if how == "max":
-        np.maximum.at(out, (..., words), values)
-        return np.where(seen_words(document), out, 0.0)
     for place in np.ndindex(values.shape[:-1]):
-        out[place] = np.bincount(words, weights=values[place], minlength=n_words)
+        if how == "max":
+            np.maximum.at(out[place], words, values[place])
+        else:
+            out[place] = np.bincount(words, weights=values[place], minlength=n_words)
     if how == "mean":
         out /= np.maximum(np.bincount(words, minlength=n_words), 1)
-    return out
+    return np.where(seen_words(document), out, 0.0)
 
 
 def outside_words(scores: NDArray[Any], document: EncodedDocument) -> NDArray[np.float64]:

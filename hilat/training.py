@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -19,27 +19,29 @@ from transformers import (
     EarlyStoppingCallback,
     EvalPrediction,
     PreTrainedTokenizerBase,
+    PrinterCallback,
     Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
     TrainingArguments,
     get_scheduler,
-    set_seed,
 )
 
 from hilat.admissions import Admission, CodeBook, HilatError
-from hilat.cleaning import CleaningRules, clean
+from hilat.building import cleaning_of, layout_of, make_model, make_tokenizer, parameter_groups, start_embeddings
+from hilat.cleaning import CleaningRules
 from hilat.coder import Coder, checked_device, save_coder
 from hilat.corpora import Corpus
-from hilat.embeddings import cooccurrence_vectors
-from hilat.encoding import ChunkLayout, EncodedDocument, collate, encode, tokenise
+from hilat.encoding import ChunkLayout, EncodedDocument, collate, encode
 from hilat.files import read_json, write_json
-from hilat.label_init import initialise_from_titles
 from hilat.metrics import evaluate_codes
-from hilat.model import HilatModel, build_model
+from hilat.model import HilatModel
 from hilat.provenance import run_record
 from hilat.settings import TrainingSettings
 from hilat.thresholds import tune_threshold
-from hilat.vocabulary import load_tokenizer, train_sentencepiece
 
+Tell = Callable[[int, int, dict[str, Any]], None]
 _TRAINING = "training"  # the folder of checkpoints and logs inside a run folder
 
 
@@ -88,6 +90,23 @@ class Collator:
         return batch
 
 
+class Watcher(TrainerCallback):
+    """Tells a function of each step (done, of how many) and of each line of the log."""
+
+    def __init__(self, tell: Tell) -> None:
+        self.tell = tell
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """After each optimiser step."""
+        if state.is_world_process_zero:
+            self.tell(state.global_step, state.max_steps, {})
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """After each loss or evaluation."""
+        if state.is_world_process_zero:
+            self.tell(state.global_step, state.max_steps, kwargs.get("logs") or {})
+
+
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
     """What came of a run: the coder, the steps taken, the loss by step, and the validation measures by step."""
@@ -97,116 +116,6 @@ class TrainingResult:
     losses: tuple[tuple[int, float], ...]
     evaluations: tuple[dict[str, float], ...]
     best_step: int | None
-
-
-def cleaning_of(settings: TrainingSettings) -> CleaningRules:
-    """How the settings say a note is cleaned."""
-    return CleaningRules(words=settings.words, order=settings.order)  # type: ignore[arg-type]
-
-
-def layout_of(settings: TrainingSettings) -> ChunkLayout:
-    """How the settings say a note is cut into chunks."""
-    return ChunkLayout(chunks=settings.chunks, tokens=settings.tokens, by_section=settings.sections)
-
-
-def make_tokenizer(settings: TrainingSettings, texts: Sequence[str], folder: Path) -> PreTrainedTokenizerBase:
-    """The encoder's tokenizer; for a new encoder a SentencePiece vocabulary learned from raw texts, kept in `folder`."""
-    if not settings.encoder.startswith("new:"):
-        return load_tokenizer(settings.encoder)
-    if folder.is_dir():
-        return load_tokenizer(folder)
-    rules = cleaning_of(settings)
-    cleaned = (" ".join(clean(text, rules).words) for text in texts)
-    return train_sentencepiece(cleaned, folder, vocab_size=settings.new_vocabulary, seed=settings.seed)
-
-
-def start_embeddings(
-    model: HilatModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], settings: TrainingSettings
-) -> None:
-    """Set the encoder's word embeddings to co-occurrence vectors of its tokens in raw texts, at their present spread."""
-    rules = cleaning_of(settings)
-    sequences = (tokenise(clean(text, rules).words, tokenizer)[0] for text in texts)
-    weight = cast(torch.nn.Embedding, model.get_input_embeddings()).weight  # (V, D)
-    vectors = cooccurrence_vectors(sequences, weight.shape[0], weight.shape[1], seed=settings.seed)
-    with torch.no_grad():
-        known = torch.from_numpy(np.abs(vectors).sum(axis=1) > 1e-6)  # special tokens keep their random start
-        spread = float(weight.std())
-        weight[known] = torch.from_numpy(vectors)[known] * spread
-
-
-def make_model(settings: TrainingSettings, tokenizer: PreTrainedTokenizerBase, code_book: CodeBook) -> HilatModel:
-    """The model that the settings describe, freshly initialised by their seed."""
-    set_seed(settings.seed)
-    encoder: str | dict[str, Any] = settings.encoder
-    if settings.encoder.startswith("new:"):
-        encoder = new_encoder(settings, len(tokenizer), cast(int, tokenizer.pad_token_id))
-    model = build_model(
-        encoder,
-        len(code_book),
-        chunks=settings.chunks,
-        tokens=settings.tokens,
-        token_attention=settings.token_attention,
-        chunk_attention=settings.chunk_attention,
-        attend_padding=settings.attend_padding,
-        dropout=settings.dropout,
-        init_std=settings.init_std,
-        fine_tune=settings.fine_tune,
-    )
-    if settings.label_init == "titles":
-        initialise_from_titles(model, tokenizer, code_book.titles)
-    return model
-
-
-def new_encoder(settings: TrainingSettings, vocabulary: int, pad_id: int) -> dict[str, Any]:
-    """The transformers configuration of an encoder to be trained from scratch."""
-    layers, width, heads = settings.new_layers, settings.new_width, settings.new_heads
-    # 0.02, the usual start, suits a width of 768 and more; a narrow encoder stalls on it.
-    spread = settings.new_init_std or width**-0.5
-    if settings.encoder == "new:xlnet":
-        return {
-            "model_type": "xlnet",
-            "vocab_size": vocabulary,
-            "d_model": width,
-            "n_layer": layers,
-            "n_head": heads,
-            "d_inner": 4 * width,
-            "dropout": settings.dropout,
-            "initializer_range": spread,
-            "pad_token_id": pad_id,
-        }
-    return {
-        "model_type": "bert",
-        "vocab_size": vocabulary,
-        "hidden_size": width,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "intermediate_size": 4 * width,
-        "hidden_dropout_prob": settings.dropout,
-        "attention_probs_dropout_prob": settings.dropout,
-        "max_position_embeddings": settings.tokens,
-        "pad_token_id": pad_id,
-    }
-
-
-def parameter_groups(model: HilatModel, settings: TrainingSettings) -> list[dict[str, Any]]:
-    """AdamW's groups: embeddings, encoder and head with their rates; no decay on biases and normalisation weights."""
-    embeddings = {id(p) for p in model.get_input_embeddings().parameters()}
-    rates = {
-        "embeddings": settings.embedding_learning_rate or settings.learning_rate,
-        "encoder": settings.learning_rate,
-        "head": settings.head_learning_rate or settings.learning_rate,
-    }
-    groups: dict[tuple[str, bool], list[torch.nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        part = "embeddings" if id(parameter) in embeddings else "encoder" if name.startswith("encoder.") else "head"
-        decayed = parameter.ndim > 1 and "norm" not in name.lower()
-        groups.setdefault((part, decayed), []).append(parameter)
-    return [
-        {"params": parameters, "lr": rates[part], "weight_decay": settings.weight_decay if decayed else 0.0}
-        for (part, decayed), parameters in groups.items()
-    ]
 
 
 def optimiser_steps(settings: TrainingSettings, documents: int) -> int:
@@ -238,13 +147,14 @@ def train(
     unlabelled: Sequence[str] = (),
     device: str = "auto",
     resume: bool = False,
+    tell: Tell | None = None,
 ) -> TrainingResult:
     """Train a coder on the corpus' train split and write it to `out/model`.
 
     `out` also gets `training/` (checkpoints and TensorBoard logs, for `resume`), `settings.json` and, at the end,
     `training.json` (losses and validation measures by step). Under `accelerate launch` or `torchrun` every process
     calls this; the batch size is that of all processes together. `unlabelled` are raw texts without codes: a new
-    encoder's vocabulary and co-occurrence embeddings are learned from them too.
+    encoder's vocabulary and co-occurrence embeddings are learned from them too. `tell` is called with each step.
 
     Raises:
         HilatError: no train split, no val split where one is needed, an existing run without `resume`, or other
@@ -269,6 +179,8 @@ def train(
     if settings.new_embeddings == "cooccurrence" and settings.encoder.startswith("new:"):
         start_embeddings(model, tokenizer, texts, settings)
     trainer = _trainer(model, tokenizer, settings, train_set, val_set, out / _TRAINING, checked_device(device))
+    if tell is not None:
+        trainer.add_callback(Watcher(tell))
     checkpoint = complete_checkpoint(out / _TRAINING) if resume else None
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     losses, evaluations = _history(trainer.state.log_history)
@@ -345,7 +257,7 @@ def _trainer(
     if settings.token_dropout and mask is None:
         raise HilatError("setting token_dropout needs a mask token; this tokenizer has none. Set token_dropout: 0")
     stopping = [EarlyStoppingCallback(settings.patience)] if settings.patience and val_set is not None else []
-    return Trainer(
+    trainer = Trainer(
         model=model,
         args=arguments,
         data_collator=Collator(mask, settings.token_dropout),
@@ -355,6 +267,8 @@ def _trainer(
         callbacks=list(stopping),
         optimizers=(optimizer, cast(LambdaLR, scheduler)),
     )
+    trainer.remove_callback(PrinterCallback)  # it prints every log line; `tell` is ours
+    return trainer
 
 
 def _arguments(
@@ -387,7 +301,7 @@ def _arguments(
         greater_is_better=settings.best != "loss",
         logging_steps=max(1, min(50, steps // 20)),
         report_to=["tensorboard"],
-        disable_tqdm=False,
+        disable_tqdm=True,
         seed=settings.seed,
         data_seed=settings.seed,
         use_cpu=device.type == "cpu",

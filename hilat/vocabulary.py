@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
-import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import cast
 
 import sentencepiece
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
@@ -17,35 +18,60 @@ from hilat.files import new_folder
 
 # XLNet's special tokens in the order of its published vocabulary.
 _SPECIAL = ("<unk>", "<s>", "</s>", "<cls>", "<sep>", "<pad>", "<mask>", "<eod>", "<eop>")
+# Any of these can hold a vocabulary; transformers converts the older kinds.
+_VOCABULARY_FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+)
 _LONGEST_NOTE = 1_000_000  # bytes; the trainer skips longer ones
 
 
 def train_sentencepiece(
-    texts: Iterable[str], folder: Path, *, vocab_size: int, seed: int = 0
+    texts: Iterable[str],
+    folder: Path | str,
+    *,
+    vocab_size: int,
+    seed: int = 0,
+    character_coverage: float = 1.0,
+    shrink: bool = False,
 ) -> PreTrainedTokenizerBase:
     """A tokenizer with a SentencePiece (byte-pair encoding) vocabulary learned from texts, saved in `folder`.
 
-    It frames a sequence as XLNet does. Byte-pair encoding, because on small corpora it keeps frequent words whole, where
-    a unigram vocabulary cuts them. No copy of the texts is written. The same texts and seed give the same vocabulary.
+    It frames a sequence as XLNet does, and its first nine tokens are XLNet's special ones. Byte-pair encoding, because
+    on small corpora it keeps frequent words whole, where a unigram vocabulary cuts them. No copy of the texts is
+    written. The same texts and seed give the same vocabulary (one thread). character_coverage: the share of characters
+    that get a piece; the others become <unk>. shrink: take fewer pieces where the texts cannot fill `vocab_size`.
 
     Raises:
-        HilatError: no text, or a vocabulary larger than the texts can fill (the message says how large it can be).
+        HilatError: no text, a vocabulary larger than the texts can fill (the message says how large it can be), or one
+            too small for their characters.
     """
-    sentences = [text for text in texts if text.strip()]
-    if not sentences:
-        raise HilatError("no text was given to learn a vocabulary from; expected the notes of a train split")
+    count = 0
+
+    def counted() -> Iterator[str]:
+        nonlocal count
+        for text in texts:
+            if text.strip():
+                count += 1
+                yield text
+
     model = io.BytesIO()
     sentencepiece.set_random_generator_seed(seed)
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(sentences),
+            sentence_iterator=counted(),
             model_writer=model,
             vocab_size=vocab_size,
             model_type="bpe",
-            character_coverage=1.0,
+            character_coverage=character_coverage,
             normalization_rule_name="identity",
             num_threads=1,
             max_sentence_length=_LONGEST_NOTE,
+            hard_vocab_limit=not shrink,
             unk_id=0,
             bos_id=1,
             eos_id=2,
@@ -53,16 +79,32 @@ def train_sentencepiece(
             control_symbols=["<cls>", "<sep>", "<mask>", "<eod>", "<eop>"],
             minloglevel=2,
         )
-    except RuntimeError as error:
-        limit = [word.strip("<=.() ") for word in str(error).split() if word.strip("<=.() ").isdigit()]
-        hint = f"at most {limit[-1]}" if limit else "another size"
-        raise HilatError(
-            f"the texts do not fill a vocabulary of {vocab_size} pieces; expected {hint}. Change new_vocabulary"
-        ) from None
+    except (RuntimeError, OSError) as error:
+        raise _cannot_learn(str(error), vocab_size, count) from None
     tokenizer = _fast_tokenizer(model.getvalue())
     with new_folder(Path(folder), overwrite=True, what="tokenizer folder") as beside:
         tokenizer.save_pretrained(beside)
     return load_tokenizer(folder)
+
+
+def _cannot_learn(said: str, vocab_size: int, texts: int) -> HilatError:
+    """The trainer's error as ours; its own words are not shown, since they could hold a text."""
+    if not texts:
+        return HilatError(
+            "no text was given to learn a vocabulary from; expected the notes of a train split. Pass some"
+        )
+    too_high = re.search(r"set it to a value <= (\d+)", said)
+    if too_high:
+        return HilatError(
+            f"the {texts} texts do not fill a vocabulary of {vocab_size} pieces; expected at most {too_high[1]}. "
+            "Set new_vocabulary lower or give more text"
+        )
+    too_low = re.search(r"required_chars\D+\d+ vs (\d+)", said)
+    least = f"at least {too_low[1]}, a piece for every character" if too_low else f"more than {len(_SPECIAL)}"
+    return HilatError(
+        f"a vocabulary of {vocab_size} pieces cannot be learned from these texts; expected {least}. "
+        "Set new_vocabulary higher"
+    )
 
 
 def _fast_tokenizer(model: bytes) -> PreTrainedTokenizerBase:
@@ -104,24 +146,23 @@ def _fast_tokenizer(model: bytes) -> PreTrainedTokenizerBase:
     return made
 
 
-def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
-    """The fast tokenizer of a folder or a model name.
+def load_tokenizer(name: Path | str) -> PreTrainedTokenizerBase:
+    """The fast tokenizer of a folder or a model name; no code that comes with it is run.
 
     Raises:
-        HilatError: nothing there, no fast tokenizer, or an empty vocabulary.
+        HilatError: nothing there, no fast tokenizer, a damaged file, or an empty vocabulary.
     """
     folder = Path(name)
-    if (
-        folder.is_dir()
-        and not (folder / "tokenizer_config.json").is_file()
-        and not (folder / "tokenizer.json").is_file()
-    ):
+    local = isinstance(name, Path) or folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
+    if local and not folder.is_dir():
+        raise HilatError(f"{str(name)!r} is not a folder; expected one that holds a tokenizer. Check the path")
+    if folder.is_dir() and not any((folder / file).is_file() for file in _VOCABULARY_FILES):
         raise HilatError(
             f"{folder} has no tokenizer.json; expected a folder with a tokenizer. Save one there with save_pretrained"
         )
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(name), trust_remote_code=False, use_fast=True)
-    except (OSError, ValueError, KeyError, json.JSONDecodeError, ImportError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError):
         raise HilatError(
             f"no tokenizer could be loaded from {str(name)!r}; expected a model folder or a name that is in the cache or "
             "can be downloaded. Check the name, and the connection when it is not a folder"
@@ -129,10 +170,12 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     except Exception as error:  # the tokenizers library raises bare Exception for a damaged file
         if type(error) is not Exception:
             raise
-        raise HilatError(f"{str(name)!r} holds a damaged tokenizer.json; restore or save it again") from None
-    if not tokenizer.is_fast or len(tokenizer) <= len(_SPECIAL):
+        raise HilatError(
+            f"{str(name)!r} holds a damaged tokenizer.json; expected one that save_pretrained wrote. Save it again"
+        ) from None
+    if not tokenizer.is_fast or len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         raise HilatError(
             f"the tokenizer of {str(name)!r} has {len(tokenizer)} tokens and is {'fast' if tokenizer.is_fast else 'slow'}; "
             "expected a fast one with a vocabulary. Save it with a tokenizer.json"
         )
-    return tokenizer
+    return cast(PreTrainedTokenizerBase, tokenizer)

@@ -6,7 +6,8 @@ import json
 import logging
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -67,6 +68,32 @@ def progress(items: Iterable[Item], total: int | None, what: str) -> Iterator[It
         for item in items:
             yield item
             bar.advance(task)
+
+
+@contextmanager
+def training_progress() -> Iterator[Callable[[int, int, dict[str, Any]], None]]:
+    """A bar for training; what it gives is called with (step, steps, log line)."""
+    bar = Progress(
+        TextColumn("training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+        console=err,
+    )
+    shown = {"loss": "", "val": ""}
+    with bar:
+        task = bar.add_task("", total=None)
+
+        def tell(step: int, steps: int, log: dict[str, Any]) -> None:
+            if "loss" in log:
+                shown["loss"] = f"loss {float(log['loss']):.4f}"
+            if "eval_micro_f1" in log:
+                shown["val"] = f"val micro-F1 {float(log['eval_micro_f1']):.3f}"
+            bar.update(task, completed=step, total=steps, description="  ".join(filter(None, shown.values())))
+
+        yield tell
 
 
 def quiet_libraries() -> None:

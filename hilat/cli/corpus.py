@@ -2,14 +2,108 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
+from hilat.cli.console import emit_json, out
+from hilat.cli.options import Json, Overwrite
+
 app = typer.Typer(no_args_is_help=True, help="Make, convert and describe corpora.", pretty_exceptions_enable=False)
 
+OutFolder = Annotated[Path, typer.Option("--out", help="The corpus folder to write.")]
+Seed = Annotated[int, typer.Option(help="Seed of what is drawn.")]
 
-@app.command()
-def describe(path: Annotated[str, typer.Argument()]) -> None:
-    """x."""
-    del path
+
+@app.command("planted")
+def planted(
+    out_folder: OutFolder,
+    train: Annotated[int, typer.Option(min=1, help="Admissions in train.")] = 1200,
+    val: Annotated[int, typer.Option(min=0, help="Admissions in val.")] = 200,
+    test: Annotated[int, typer.Option(min=0, help="Admissions in test.")] = 250,
+    length: Annotated[str, typer.Option(help="short (about 215 words) or paper (mean 2,188 words).")] = "short",
+    decoy_rate: Annotated[float, typer.Option(min=0.0, help="Mean planted decoys per note.")] = 2.0,
+    shortcut: Annotated[
+        str | None, typer.Option(help="Plant a harmless word: CODE:WORD:RATE_WITH_CODE:RATE_WITHOUT.")
+    ] = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Make the built-in corpus: invented discharge summaries with known evidence and decoys.
+
+    Example: [bold]hilat corpus planted --out corpora/planted --length paper --shortcut 428.0:lavender:0.8:0.05[/]
+    """
+    from hilat.corpora.planted import PlantedSettings, Shortcut, make_planted
+
+    planted_shortcut = None
+    if shortcut:
+        parts = shortcut.split(":")
+        try:
+            planted_shortcut = Shortcut(parts[0], parts[1], float(parts[2]), float(parts[3]))
+        except (IndexError, ValueError) as error:
+            if not isinstance(error, IndexError) and "could not convert" not in str(error):
+                raise
+            raise typer.BadParameter(
+                f"{shortcut!r} is not CODE:WORD:RATE_WITH_CODE:RATE_WITHOUT", param_hint="--shortcut"
+            ) from None
+    if length not in ("short", "paper"):
+        raise typer.BadParameter(f"{length!r} is neither short nor paper", param_hint="--length")
+    settings = PlantedSettings(
+        seed=seed,
+        train=train,
+        val=val,
+        test=test,
+        length="paper" if length == "paper" else "short",
+        decoy_rate=decoy_rate,
+        shortcut=planted_shortcut,
+    )
+    _write(make_planted(settings), out_folder, overwrite, json)
+
+
+@app.command("codiesp")
+def codiesp(
+    folder: Annotated[Path, typer.Argument(help="The folder of CodiEsp as released (with train/, dev/).")],
+    out_folder: OutFolder,
+    kinds: Annotated[str, typer.Option(help="D (diagnoses), P (procedures) or DP.")] = "D",
+    top: Annotated[int | None, typer.Option(min=1, help="The most frequent codes in train.", show_default=True)] = 50,
+    all_codes: Annotated[bool, typer.Option("--all-codes", help="Every code instead of the top ones.")] = False,
+    granularity: Annotated[str, typer.Option(help="full or category (3 characters).")] = "full",
+    language: Annotated[str, typer.Option(help="es, or en (machine translation, without spans).")] = "es",
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Convert CodiEsp (Spanish clinical cases with evidence spans).
+
+    Example: [bold]hilat corpus codiesp downloads/codiesp --out corpora/codiesp[/]
+    """
+    from hilat.corpora.codiesp import CodiespSettings, read_codiesp
+
+    settings = CodiespSettings(
+        kinds=kinds,  # type: ignore[arg-type]
+        top_k=None if all_codes else top,
+        granularity=granularity,  # type: ignore[arg-type]
+        language=language,  # type: ignore[arg-type]
+    )
+    _write(read_codiesp(folder, settings), out_folder, overwrite, json)
+
+
+def _write(corpus: Any, folder: Path, overwrite: bool, json: bool) -> None:
+    from hilat.corpora import write_corpus
+
+    manifest = write_corpus(
+        folder, corpus.admissions, corpus.code_book, source=corpus.source, notes=corpus.notes, overwrite=overwrite
+    )
+    _told(manifest, folder, json)
+
+
+def _told(manifest: dict[str, Any], folder: Path, json: bool) -> None:
+    if json:
+        emit_json(manifest)
+        return
+    splits = ", ".join(f"{name or 'no split'} {count}" for name, count in manifest["splits"].items())
+    out.print(f"{manifest['admissions']} admissions ({splits}), {manifest['codes']} codes: {folder}", soft_wrap=True)
+    for name, value in manifest["notes"].items():
+        if not isinstance(value, dict | list):
+            out.print(f"  {name}: {value}", style="dim", soft_wrap=True)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hilat.cli.console import emit_json, number, out, say
+from hilat.cli.console import emit_json, number, out, say, training_progress
 from hilat.cli.options import Json
 
 # Found by trying, on the built-in corpus; the encoder starts from random weights, so that embeddings and head, which
@@ -67,7 +67,8 @@ def demo(
     say("2/5 training")
     settings = settings_from({**(FULL if full else QUICK), "seed": seed}, origin="the demo")
     _clear_run(out_folder / "run")
-    coder = train(corpus, settings, out_folder / "run", device="cpu").coder
+    with training_progress() as tell:
+        coder = train(corpus, settings, out_folder / "run", device="cpu", tell=tell).coder
     say("3/5 evaluating on test")
     test = corpus.split("test")
     result = evaluate(coder, test)

@@ -67,7 +67,7 @@ def write(
         )
     synthetic = corpus.source == "planted"
     label = RunLabel(
-        model=str(Path(manifest["settings"]["model"]).name),
+        model=str(manifest["settings"]["model"]),
         threshold=str(manifest["threshold_source"]),
         synthetic=synthetic,
     )

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from hilat.cli.console import emit_json, number, out, say
+from hilat.admissions import HilatError, plain_text
+from hilat.cli.console import emit_json, number, out, say, training_progress
 from hilat.cli.options import CorpusFolder, Device, Json
 
 
@@ -20,6 +21,9 @@ def train(
         typer.Option("--set", help="One setting as name=value; may be given many times.", show_default=False),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last complete checkpoint in OUT.")] = False,
+    unlabelled: Annotated[
+        Path | None, typer.Option(help="A folder of .txt files without codes, for a new encoder's vocabulary.")
+    ] = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -38,8 +42,12 @@ def train(
     from hilat.training import train as run
 
     given = dict(_pair(text) for text in set_ or [])
+    texts = _texts(unlabelled) if unlabelled else []
     settings = read_settings(config, given) if config else settings_from(given, origin="--set")
-    result = run(read_corpus(corpus), settings, out_folder, device=device, resume=resume)
+    with training_progress() as tell:
+        result = run(
+            read_corpus(corpus), settings, out_folder, unlabelled=texts, device=device, resume=resume, tell=tell
+        )
     card = result.coder.card
     summary = {
         "model": str(out_folder / "model"),
@@ -58,6 +66,13 @@ def train(
     lost = card["truncated"]
     say(f"{lost['train_documents']} training notes were longer than the chunks and lost {lost['train_words']} words")
     out.print(f"model written to {out_folder / 'model'}", soft_wrap=True)
+
+
+def _texts(folder: Path) -> list[str]:
+    files = sorted(folder.glob("*.txt")) if folder.is_dir() else []
+    if not files:
+        raise HilatError(f"{folder} holds no .txt file; expected a folder of notes, one per file. Check the path")
+    return [plain_text(file.read_text(encoding="utf-8", errors="replace")) for file in files]
 
 
 def _pair(text: str) -> tuple[str, Any]:

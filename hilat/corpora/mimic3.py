@@ -17,9 +17,9 @@ from hilat.admissions import Admission, CodeBook, HilatError
 from hilat.corpora.folder import Corpus, write_corpus
 from hilat.corpora.mimic3_codes import CodedAdmissions, most_frequent, read_codes
 from hilat.corpora.mimic3_notes import JoinedNote, joined_notes, noted_admissions, stage_notes
+from hilat.corpora.mimic3_statistics import SplitStatistics
 from hilat.corpora.mimic3_tables import database, find_tables
 from hilat.corpora.splits import SplitFiles, SubjectSplit, read_split_files, split_by_subject
-from hilat.corpora.mimic3_statistics import SplitStatistics
 
 SOURCE = "mimic3"
 CITATION = "Johnson et al. 2016, MIMIC-III, a freely accessible critical care database, Scientific Data 3:160035"
@@ -38,7 +38,7 @@ class Mimic3Settings:
     keep: "labelled" admissions with at least one code of the label set (MIMIC-III-50 of the papers), "coded" those with
         any code, "all" also those without codes. None: "labelled", and "coded" when labels is "all".
     splits: files of ids (admissions outside them are left out), a draw by subject, or None for no splits.
-    memory_limit_mb: DuckDB's limit; the process takes about half a GB more. threads: DuckDB's.
+    memory_limit_mb: DuckDB's limit; the process takes up to 0.8 GB more. threads: DuckDB's.
     temp_folder: where staged notes lie while it runs, in a private folder that is then removed. None: beside the
         corpus folder.
     """
@@ -47,7 +47,7 @@ class Mimic3Settings:
     count_labels_on: CountOn = "summaries"
     keep: Keep | None = None
     splits: SplitFiles | SubjectSplit | None = field(default_factory=SubjectSplit)
-    memory_limit_mb: int = 1024
+    memory_limit_mb: int = 512
     threads: int = 2
     temp_folder: Path | None = None
 
@@ -61,7 +61,9 @@ class Mimic3Settings:
                 known = ", ".join(str(choice) for choice in expected)
                 raise HilatError(f"{name} is {value!r}; expected one of {known}. Choose one of those")
         if isinstance(self.labels, int) and self.labels < 1:
-            raise HilatError(f"labels is {self.labels}; expected 1 or more, 'all', or a list's name. Choose one of those")
+            raise HilatError(
+                f"labels is {self.labels}; expected 1 or more, 'all', or a list's name. Choose one of those"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ def convert_mimic3(
     """
     settings = settings or Mimic3Settings()
     out = Path(out)
-    if out.exists() and not overwrite:  # said before hours of reading, not after
+    if out.exists() and not overwrite:  # said before the long reading, not after
         raise HilatError(f"{out} exists already; expected a new corpus folder. Choose another name or pass --overwrite")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -106,9 +108,7 @@ def read_mimic3(folder: Path, settings: Mimic3Settings | None = None) -> Corpus:
 
 
 @contextmanager
-def mimic3_stream(
-    folder: Path, settings: Mimic3Settings, *, temp_parent: Path | None = None
-) -> Iterator[Mimic3Stream]:
+def mimic3_stream(folder: Path, settings: Mimic3Settings, *, temp_parent: Path | None = None) -> Iterator[Mimic3Stream]:
     """Stage the tables, choose admissions and labels, and give the admissions one by one, by ascending hadm_id.
 
     Arguments:

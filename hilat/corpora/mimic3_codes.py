@@ -11,7 +11,7 @@ import duckdb
 
 from hilat.admissions import CodeBook, CodeKind, HilatError
 from hilat.codes import add_dot
-from hilat.corpora.mimic3_tables import TableFile, id_sql, source_sql, text_sql, told_plainly
+from hilat.corpora.mimic3_tables import TableFile, id_sql, rows_of, text_sql
 
 KINDS: tuple[CodeKind, ...] = ("diagnosis", "procedure")
 _CODE_TABLES: Mapping[CodeKind, str] = {"diagnosis": "DIAGNOSES_ICD", "procedure": "PROCEDURES_ICD"}
@@ -119,9 +119,8 @@ def most_frequent(code_lists: Iterable[Sequence[str]], k: int) -> tuple[str, ...
 
 
 def _code_rows(connection: duckdb.DuckDBPyConnection, table: TableFile) -> list[tuple[str | None, str | None]]:
-    source = source_sql(connection, table)
     row_id = id_sql(table, "row_id") if "row_id" in table.columns else "NULL"
-    with told_plainly(table.path):
+    with rows_of(connection, table) as source:
         rows = connection.execute(
             f"""
             SELECT {id_sql(table, "hadm_id")} AS hadm_id, upper({text_sql(table, "icd9_code")}) AS code, {row_id} AS row_id
@@ -142,8 +141,7 @@ def _code_rows(connection: duckdb.DuckDBPyConnection, table: TableFile) -> list[
 
 
 def _titles(connection: duckdb.DuckDBPyConnection, table: TableFile) -> dict[str, str]:
-    source = source_sql(connection, table)
-    with told_plainly(table.path):
+    with rows_of(connection, table) as source:
         rows = connection.execute(
             f"SELECT upper({text_sql(table, 'icd9_code')}) AS code, max({text_sql(table, 'long_title')}) "
             f"FROM {source} GROUP BY code HAVING code IS NOT NULL ORDER BY code"
@@ -163,7 +161,8 @@ def _check_codes(table: TableFile, codes: set[str], title_of: Mapping[str, str],
     shortened = sorted(
         code
         for code in codes
-        if code not in title_of and any(form.fullmatch(zeros + code) and zeros + code in title_of for zeros in ("0", "00"))
+        if code not in title_of
+        and any(form.fullmatch(zeros + code) and zeros + code in title_of for zeros in ("0", "00"))
     )
     # One odd code proves nothing; that no code at all starts with a zero, while some lack one, does.
     if shortened and not any(code.startswith("0") for code in codes):

@@ -11,14 +11,15 @@ import duckdb
 import pyarrow as pa
 
 from hilat.admissions import HilatError, plain_text
-from hilat.corpora.mimic3_tables import TableFile, column_sql, id_sql, source_sql, text_sql, time_sql, told_plainly
+from hilat.corpora.mimic3_tables import TableFile, column_sql, id_sql, rows_of, text_sql, time_sql, told_plainly
 
 # A character that is neither space nor control, in Unicode's sense: at least as strict as Python's str.strip.
 _HAS_TEXT = "regexp_matches(text, '[^\\s\\p{Z}\\p{C}]')"
 _READING_ORDER = (
     "hadm_number, hadm_id, is_report DESC, charttime ASC NULLS LAST, chartdate ASC NULLS LAST, row_number, row_id"
 )
-_BATCH = 512
+_STAGED = "the staged discharge summaries"
+_SLICE = 4096  # texts in memory at a time, some 50 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +50,7 @@ def stage_notes(connection: duckdb.DuckDBPyConnection, table: TableFile) -> dict
         HilatError: a damaged file, no rows (as in the open demo), a row id that is absent or comes twice, no usable
             discharge summary, or an admission of two subjects.
     """
-    source = source_sql(connection, table)
-    with told_plainly(table.path):
+    with rows_of(connection, table) as source:
         connection.execute(
             f"""
             CREATE TABLE notes AS
@@ -78,6 +78,7 @@ def stage_notes(connection: duckdb.DuckDBPyConnection, table: TableFile) -> dict
             FROM judged
             """
         )
+    with told_plainly(table.path):
         fates = dict(connection.execute("SELECT fate, count(*) FROM notes GROUP BY fate").fetchall())
     _check_notes(connection, table.path, fates)
     reasons = ("dropped_error", "dropped_without_hadm_id", "dropped_blank", "used")
@@ -106,7 +107,7 @@ def joined_notes(connection: duckdb.DuckDBPyConnection, hadm_ids: Iterable[str])
     Order within an admission: Report first, then the rest; within each by charttime, then chartdate, then row id, those
     without a time last.
     """
-    with told_plainly("the staged discharge summaries"):
+    with told_plainly(_STAGED):
         chosen = pa.table({"hadm_id": pa.array(list(hadm_ids), pa.string())})
         connection.register("chosen_rows", chosen)
         connection.execute("CREATE OR REPLACE TEMP TABLE chosen AS SELECT hadm_id FROM chosen_rows")
@@ -133,20 +134,23 @@ def join_texts(hadm_id: str, texts: list[str]) -> JoinedNote:
 
 
 def _ordered_texts(connection: duckdb.DuckDBPyConnection) -> Iterator[tuple[str, str]]:
-    with told_plainly("the staged discharge summaries"):
+    # Sorting the texts themselves does not fit a small memory limit. The order is found without them, and they are
+    # fetched in slices of it.
+    with told_plainly(_STAGED):
         order = connection.execute(
             f"SELECT rowid, hadm_id FROM notes SEMI JOIN chosen USING (hadm_id) WHERE fate = 'used' ORDER BY {_READING_ORDER}"
         ).fetchall()
-    # The order is found without the texts, and these are fetched in slices: memory does not grow with the corpus.
-    for start in range(0, len(order), _BATCH):
-        numbers = [row for row, _ in order[start : start + _BATCH]]
-        with told_plainly("the staged discharge summaries"):
-            rows = connection.execute(
-                "SELECT rowid, text FROM notes WHERE rowid IN (SELECT unnest(?))", [numbers]
-            ).fetchall()
-        text_of = dict(rows)
-        for number, hadm_id in order[start : start + _BATCH]:
-            yield hadm_id, text_of[number]
+    for start in range(0, len(order), _SLICE):
+        part = order[start : start + _SLICE]
+        with told_plainly(_STAGED):
+            wanted = [number for number, _ in part]
+            text_of = dict(
+                connection.execute(
+                    "SELECT rowid, text FROM notes WHERE rowid IN (SELECT unnest(?))", [wanted]
+                ).fetchall()
+            )
+        for number, hadm_id in part:
+            yield hadm_id, text_of.pop(number)
 
 
 def _check_notes(connection: duckdb.DuckDBPyConnection, path: Path, fates: dict[str, int]) -> None:

@@ -14,9 +14,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import duckdb
+import pyarrow as pa
+import pyarrow.csv as pa_csv
 
 from hilat.admissions import HilatError
 
@@ -39,7 +41,12 @@ REQUIRED: Mapping[str, tuple[str, ...]] = {
     "D_ICD_PROCEDURES": ("icd9_code", "long_title"),
 }
 _TEXT_COLUMNS = ("icd9_code", "text")
+OPTIONAL = ("row_id",)
 _MAX_HEADER = 1 << 16
+_BLOCK = 1 << 23
+_UNCLOSED = (
+    "{what} has an unclosed quote{where}: the file is cut off or damaged; expected a whole CSV. Download it again"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,32 +127,63 @@ def database(temp_parent: Path | None, *, memory_limit_mb: int, threads: int) ->
 
 @contextmanager
 def told_plainly(what: Path | str) -> Iterator[None]:
-    """Turns DuckDB's errors into one sentence about `what` that quotes none of the data."""
+    """Turns the errors of DuckDB and Arrow into one sentence about `what` that quotes none of the data."""
     try:
         yield
-    except duckdb.Error as error:
-        reason = _reason(error, what)
-    else:
-        return
-    raise HilatError(reason)
+    except (duckdb.Error, pa.ArrowInvalid, OSError) as error:
+        raise HilatError(_reason(error, what)) from None
 
 
-def source_sql(connection: duckdb.DuckDBPyConnection, table: TableFile) -> str:
-    """The table as a FROM item of SQL, columns as VARCHAR for CSV and as typed for Parquet.
+@contextmanager
+def rows_of(connection: duckdb.DuckDBPyConnection, table: TableFile) -> Iterator[str]:
+    """What to write after FROM to read the table once; columns are text for CSV, and as typed for Parquet.
+
+    DuckDB's own CSV reader splits a file into parts, and a part that starts within a note cannot tell so: on notes with
+    line breaks and quotes it fails, and with `parallel = false` it keeps the whole file in memory. Arrow's reader goes
+    through the file in order, block by block.
 
     Raises:
-        HilatError: a Parquet file that cannot be read, or one whose codes or texts are not text.
+        HilatError: the file is damaged, cut off or not UTF-8, also when that shows only while the rows are read.
     """
-    path = _sql_path(table.path)
-    if table.form == "parquet":
-        return f"read_parquet({path})"
-    columns = ", ".join(f"{_quoted(name)}: 'VARCHAR'" for name in table.columns.values())
-    compression = "gzip" if table.form == "gzip" else "none"
-    # Never in parallel: notes hold line breaks and quotes, and a thread that starts within one cannot tell where it is.
-    return (
-        f"read_csv({path}, auto_detect = false, header = true, delim = ',', quote = '\"', escape = '\"', nullstr = '', "
-        f"compression = '{compression}', parallel = false, columns = {{{columns}}})"
-    )
+    with told_plainly(table.path):
+        if table.form == "parquet":
+            yield f"read_parquet({_sql_path(table.path)})"
+            return
+        with pa.input_stream(str(table.path), compression="gzip" if table.form == "gzip" else None) as stream:
+            counted = _QuoteCounter(stream)
+            names = [table.columns[column] for column in (*REQUIRED[table.name], *OPTIONAL) if column in table.columns]
+            reader = pa_csv.open_csv(
+                pa.PythonFile(counted, mode="r"),
+                read_options=pa_csv.ReadOptions(use_threads=False, block_size=_BLOCK),
+                parse_options=pa_csv.ParseOptions(newlines_in_values=True),
+                convert_options=pa_csv.ConvertOptions(
+                    column_types=dict.fromkeys(names, pa.string()), include_columns=names
+                ),
+            )
+            connection.register("csv_rows", reader)
+            try:
+                yield "csv_rows"
+            finally:
+                connection.unregister("csv_rows")
+        if counted.quotes % 2:
+            raise HilatError(_UNCLOSED.format(what=table.path, where=""))
+
+
+class _QuoteCounter:
+    """A binary stream that counts the quote marks that pass: a whole CSV holds an even number."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+        self.quotes = 0
+        self.closed = False
+
+    def read(self, size: int) -> bytes:
+        block: bytes = self.stream.read(size)
+        self.quotes += block.count(b'"')
+        return block
+
+    def close(self) -> None:
+        self.closed = True
 
 
 def column_sql(table: TableFile, name: str) -> str:
@@ -258,26 +296,24 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _reason(error: duckdb.Error, what: Path | str) -> str:
+def _reason(error: Exception, what: Path | str) -> str:
     said = str(error)
-    if isinstance(error, duckdb.OutOfMemoryException):
-        full = "no space" in said.lower() or "disk" in said.lower() or "max_temp_directory_size" in said
-        if full and "memory_limit" not in said:
-            return f"no space left for temporary files while reading {what}; expected about 2 GB. Choose another temp_folder"
-        return f"the memory limit does not suffice for reading {what}; raise memory_limit_mb or lower threads"
-    line = re.search(r"CSV Error on Line: (\d+)", said)
-    where = f" near line {line[1]}" if line else ""
     low = said.lower()
-    if "gzip" in low:
-        return f"{what} is a damaged or truncated gzip file; expected a whole one. Download it again"
-    if "unicode" in low or "utf-8" in low:
+    if isinstance(error, duckdb.OutOfMemoryException):
+        if "memory_limit" not in said:
+            return f"no space is left for temporary files of {what}; expected about 2 GB. Choose another temp_folder"
+        return f"the memory limit does not suffice for reading {what}; raise memory_limit_mb or lower threads"
+    row = re.search(r"Row #(\d+)", said)
+    where = f" near row {row[1]}" if row else ""
+    again = "Download it again"
+    if "gzip" in low or "zlib" in low or "compressed stream" in low:
+        return f"{what} is a damaged or truncated gzip file; expected a whole one. {again}"
+    if "utf8" in low or "utf-8" in low:
         return f"{what} is not UTF-8{where}; expected UTF-8. Convert it, or download it again"
-    if "unterminated quote" in low:
-        return f"{what} has an unclosed quote{where}: the file is cut off or damaged; expected a whole CSV. Download it again"
-    if "expected number of columns" in low:
-        return f"{what} has too many or too few fields{where}; expected one per column. Download it again"
+    if "straddling" in low or "out of sync" in low:
+        return _UNCLOSED.format(what=what, where=where)
+    if re.search(r"expected \d+ columns", low):
+        return f"{what} has too many or too few fields{where}; expected one per column. {again}"
     if "parquet" in low or "thrift" in low or "magic bytes" in low:
         return f"{what} is a damaged or truncated Parquet file; expected a whole one. Download or convert it again"
-    return (
-        f"{what} cannot be read{where} ({type(error).__name__}); expected a table of MIMIC-III v1.4. Download it again"
-    )
+    return f"{what} cannot be read{where} ({type(error).__name__}); expected a table of MIMIC-III v1.4. {again}"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import sentencepiece
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, CanineTokenizer, XLNetConfig
 
 from hilat.admissions import HilatError
 from hilat.encoding import check_tokenizer
@@ -80,3 +82,67 @@ def test_a_tokenizer_of_another_size_is_refused(tmp_path: Path) -> None:
     tokenizer = train_sentencepiece(TEXTS, tmp_path / "t", vocab_size=100)
     with pytest.raises(HilatError, match="100 tokens and the encoder 200"):
         check_tokenizer(tokenizer, 200)
+
+
+def test_too_small_and_shrunk_vocabularies(tmp_path: Path) -> None:
+    characters = len(set("".join(TEXTS).replace(" ", "▁")))
+    for size in (5, 20):
+        with pytest.raises(HilatError, match=r"expected (more than 9|at least)") as caught:
+            train_sentencepiece(TEXTS, tmp_path / "t", vocab_size=size)
+        assert "heart" not in str(caught.value)
+    assert len(train_sentencepiece(TEXTS, tmp_path / "t", vocab_size=9 + characters)) == 9 + characters
+    with pytest.raises(HilatError, match=r"expected at most (\d+)") as caught:
+        train_sentencepiece(TEXTS, tmp_path / "t", vocab_size=5000)
+    most = int(re.search(r"at most (\d+)", str(caught.value))[1])  # type: ignore[index]
+    assert len(train_sentencepiece(TEXTS, tmp_path / "t", vocab_size=most)) == most
+    assert len(train_sentencepiece(TEXTS, tmp_path / "s", vocab_size=5000, shrink=True)) == most
+
+
+def test_texts_are_read_once_and_not_written(tmp_path: Path) -> None:
+    read: list[str] = []
+
+    def reading() -> Iterator[str]:
+        for text in TEXTS:
+            read.append(text)
+            yield text
+
+    train_sentencepiece(reading(), tmp_path / "t", vocab_size=100)
+    assert read == TEXTS
+    assert [path.name for path in tmp_path.iterdir()] == ["t"]
+    assert sorted(path.name for path in (tmp_path / "t").iterdir()) == ["tokenizer.json", "tokenizer_config.json"]
+    assert not any(text in path.read_text(encoding="utf-8") for text in TEXTS for path in (tmp_path / "t").iterdir())
+
+
+def test_rare_characters_can_go_without_a_piece(tmp_path: Path) -> None:
+    texts = [*TEXTS * 20, "β"]
+    assert "β" in train_sentencepiece(texts, tmp_path / "all", vocab_size=100).get_vocab()
+    assert (
+        "β" not in train_sentencepiece(texts, tmp_path / "most", vocab_size=100, character_coverage=0.999).get_vocab()
+    )
+
+
+def test_beside_an_encoder_it_is_still_the_same(tmp_path: Path) -> None:
+    """transformers picks a tokenizer class by the folder's config.json; ours must not become another one."""
+    own = train_sentencepiece(TEXTS, tmp_path / "t", vocab_size=120)
+    XLNetConfig(vocab_size=120, d_model=8, n_head=2, n_layer=1, d_inner=8).save_pretrained(tmp_path / "t")
+    again = load_tokenizer(tmp_path / "t")
+    for text in [*TEXTS, "Corazón y RIÑÓN, xyz β"]:
+        assert again(text).input_ids == own(text).input_ids
+
+
+def test_special_tokens_have_the_ids_of_xlnet(tmp_path: Path) -> None:
+    tokenizer = train_sentencepiece(TEXTS, tmp_path / "t", vocab_size=100)
+    names = ["<unk>", "<s>", "</s>", "<cls>", "<sep>", "<pad>", "<mask>", "<eod>", "<eop>"]
+    assert tokenizer.convert_tokens_to_ids(names) == list(range(9))
+    assert tokenizer.mask_token_id == 6
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "../no/such", "/no/such/folder", "a/b/c", Path("nowhere")])
+def test_a_path_that_is_not_there_is_not_looked_up_on_the_network(name: str | Path) -> None:
+    with pytest.raises(HilatError, match="is not a folder"):
+        load_tokenizer(name)
+
+
+def test_a_slow_tokenizer_is_refused() -> None:
+    with pytest.raises(HilatError, match="slow one"):
+        check_tokenizer(CanineTokenizer(), 10)

@@ -1,0 +1,130 @@
+"""Building what a run trains: tokenizer, model, optimiser groups, as the settings describe them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase, set_seed
+
+from hilat.admissions import CodeBook
+from hilat.cleaning import CleaningRules, clean
+from hilat.embeddings import cooccurrence_vectors
+from hilat.encoding import ChunkLayout, tokenise
+from hilat.label_init import initialise_from_titles
+from hilat.model import HilatModel, build_model
+from hilat.settings import TrainingSettings
+from hilat.vocabulary import load_tokenizer, train_sentencepiece
+
+
+def cleaning_of(settings: TrainingSettings) -> CleaningRules:
+    """How the settings say a note is cleaned."""
+    return CleaningRules(words=settings.words, order=settings.order)  # type: ignore[arg-type]
+
+
+def layout_of(settings: TrainingSettings) -> ChunkLayout:
+    """How the settings say a note is cut into chunks."""
+    return ChunkLayout(chunks=settings.chunks, tokens=settings.tokens, by_section=settings.sections)
+
+
+def make_tokenizer(settings: TrainingSettings, texts: Sequence[str], folder: Path) -> PreTrainedTokenizerBase:
+    """The encoder's tokenizer; for a new encoder a SentencePiece vocabulary learned from raw texts, kept in `folder`."""
+    if not settings.encoder.startswith("new:"):
+        return load_tokenizer(settings.encoder)
+    if folder.is_dir():
+        return load_tokenizer(folder)
+    rules = cleaning_of(settings)
+    cleaned = (" ".join(clean(text, rules).words) for text in texts)
+    return train_sentencepiece(cleaned, folder, vocab_size=settings.new_vocabulary, seed=settings.seed)
+
+
+def start_embeddings(
+    model: HilatModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], settings: TrainingSettings
+) -> None:
+    """Set the encoder's word embeddings to co-occurrence vectors of its tokens in raw texts, at their present spread."""
+    rules = cleaning_of(settings)
+    sequences = (tokenise(clean(text, rules).words, tokenizer)[0] for text in texts)
+    weight = cast(torch.nn.Embedding, model.get_input_embeddings()).weight  # (V, D)
+    vectors = cooccurrence_vectors(sequences, weight.shape[0], weight.shape[1], seed=settings.seed)
+    with torch.no_grad():
+        known = torch.from_numpy(np.abs(vectors).sum(axis=1) > 1e-6)  # special tokens keep their random start
+        spread = float(weight.std())
+        weight[known] = torch.from_numpy(vectors)[known] * spread
+
+
+def make_model(settings: TrainingSettings, tokenizer: PreTrainedTokenizerBase, code_book: CodeBook) -> HilatModel:
+    """The model that the settings describe, freshly initialised by their seed."""
+    set_seed(settings.seed)
+    encoder: str | dict[str, Any] = settings.encoder
+    if settings.encoder.startswith("new:"):
+        encoder = new_encoder(settings, len(tokenizer), cast(int, tokenizer.pad_token_id))
+    model = build_model(
+        encoder,
+        len(code_book),
+        chunks=settings.chunks,
+        tokens=settings.tokens,
+        token_attention=settings.token_attention,
+        chunk_attention=settings.chunk_attention,
+        attend_padding=settings.attend_padding,
+        dropout=settings.dropout,
+        init_std=settings.init_std,
+        fine_tune=settings.fine_tune,
+    )
+    if settings.label_init == "titles":
+        initialise_from_titles(model, tokenizer, code_book.titles)
+    return model
+
+
+def new_encoder(settings: TrainingSettings, vocabulary: int, pad_id: int) -> dict[str, Any]:
+    """The transformers configuration of an encoder to be trained from scratch."""
+    layers, width, heads = settings.new_layers, settings.new_width, settings.new_heads
+    # 0.02, the usual start, suits a width of 768 and more; a narrow encoder stalls on it.
+    spread = settings.new_init_std or width**-0.5
+    if settings.encoder == "new:xlnet":
+        return {
+            "model_type": "xlnet",
+            "vocab_size": vocabulary,
+            "d_model": width,
+            "n_layer": layers,
+            "n_head": heads,
+            "d_inner": 4 * width,
+            "dropout": settings.dropout,
+            "initializer_range": spread,
+            "pad_token_id": pad_id,
+        }
+    return {
+        "model_type": "bert",
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": 4 * width,
+        "hidden_dropout_prob": settings.dropout,
+        "attention_probs_dropout_prob": settings.dropout,
+        "max_position_embeddings": settings.tokens,
+        "pad_token_id": pad_id,
+    }
+
+
+def parameter_groups(model: HilatModel, settings: TrainingSettings) -> list[dict[str, Any]]:
+    """AdamW's groups: embeddings, encoder and head with their rates; no decay on biases and normalisation weights."""
+    embeddings = {id(p) for p in model.get_input_embeddings().parameters()}
+    rates = {
+        "embeddings": settings.embedding_learning_rate or settings.learning_rate,
+        "encoder": settings.learning_rate,
+        "head": settings.head_learning_rate or settings.learning_rate,
+    }
+    groups: dict[tuple[str, bool], list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        part = "embeddings" if id(parameter) in embeddings else "encoder" if name.startswith("encoder.") else "head"
+        decayed = parameter.ndim > 1 and "norm" not in name.lower()
+        groups.setdefault((part, decayed), []).append(parameter)
+    return [
+        {"params": parameters, "lr": rates[part], "weight_decay": settings.weight_decay if decayed else 0.0}
+        for (part, decayed), parameters in groups.items()
+    ]
