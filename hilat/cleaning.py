@@ -243,7 +243,8 @@ def _outside(marks: NDArray[np.int64], words: NDArray[np.int64]) -> NDArray[np.i
     if not len(words):
         return marks
     before = np.searchsorted(words[:, 0], marks[:, 0], side="right") - 1  # (M,)
-    return marks[(before < 0) | (words[before, 1] < marks[:, 1])]
+    outside = (before < 0) | (words[before, 1] < marks[:, 1])  # (M,)
+    return np.asarray(marks[outside], dtype=np.int64)
 
 
 def _raw_sections(sections: tuple[Section, ...], view: _View, length: int, order: Order) -> tuple[Section, ...]:

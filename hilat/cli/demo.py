@@ -32,7 +32,7 @@ QUICK: dict[str, Any] = {
     "evaluate_every": 150,
     "threshold": "global",
 }
-FULL: dict[str, Any] = {**QUICK, "new_layers": 2, "steps": 3000, "evaluate_every": 500}
+FULL: dict[str, Any] = {**QUICK, "new_layers": 2, "steps": 4000, "evaluate_every": 500}
 
 
 def demo(
