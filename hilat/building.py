@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from hilat.admissions import CodeBook
@@ -15,6 +16,7 @@ from hilat.cleaning import CleaningRules, clean
 from hilat.embeddings import cooccurrence_vectors
 from hilat.encoding import ChunkLayout, tokenise
 from hilat.label_init import initialise_from_titles
+from hilat.local_heads import look_nearby
 from hilat.model import HilatModel, build_model
 from hilat.settings import TrainingSettings
 from hilat.vocabulary import load_tokenizer, train_sentencepiece
@@ -41,18 +43,31 @@ def make_tokenizer(settings: TrainingSettings, texts: Sequence[str], folder: Pat
     return train_sentencepiece(cleaned, folder, vocab_size=settings.new_vocabulary, seed=settings.seed)
 
 
-def start_embeddings(
+def start_new_encoder(
     model: HilatModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], settings: TrainingSettings
 ) -> None:
-    """Set the encoder's word embeddings to co-occurrence vectors of its tokens in raw texts, at their present spread."""
-    rules = cleaning_of(settings)
-    sequences = (tokenise(clean(text, rules).words, tokenizer)[0] for text in texts)
+    """Give a new encoder the start that the settings describe: spread and source of its embeddings, local heads."""
     weight = cast(torch.nn.Embedding, model.get_input_embeddings()).weight  # (V, D)
-    vectors = cooccurrence_vectors(sequences, weight.shape[0], weight.shape[1], seed=settings.seed)
     with torch.no_grad():
-        known = torch.from_numpy(np.abs(vectors).sum(axis=1) > 1e-6)  # special tokens keep their random start
-        spread = float(weight.std())
-        weight[known] = torch.from_numpy(vectors)[known] * spread
+        spread = settings.new_embedding_std or float(weight.std())
+        weight.mul_(spread / float(weight.std()))
+        if settings.new_embeddings == "cooccurrence":
+            rules = cleaning_of(settings)
+            sequences = (tokenise(clean(text, rules).words, tokenizer)[0] for text in texts)
+            vectors = torch.from_numpy(cooccurrence_vectors(sequences, *weight.shape, seed=settings.seed))  # (V, D)
+            known = vectors.abs().sum(dim=1) > 0  # special tokens keep their random start
+            weight[known] = vectors[known] * spread
+    if settings.new_local_heads:
+        look_nearby(model.encoder)
+
+
+def start_biases(model: HilatModel, targets: NDArray[np.float32]) -> None:
+    """Set the classifier biases to the codes' log-odds in (N, K) targets, add-half smoothed, so that training does not
+    spend its first steps on finding the base rates."""
+    positives = targets.sum(axis=0) + 0.5  # (K,)
+    negatives = len(targets) - targets.sum(axis=0) + 0.5
+    with torch.no_grad():
+        model.classifier.bias.copy_(torch.from_numpy(np.log(positives / negatives)))
 
 
 def make_model(settings: TrainingSettings, tokenizer: PreTrainedTokenizerBase, code_book: CodeBook) -> HilatModel:
@@ -90,7 +105,7 @@ def new_encoder(settings: TrainingSettings, vocabulary: int, pad_id: int) -> dic
             "d_model": width,
             "n_layer": layers,
             "n_head": heads,
-            "d_inner": 4 * width,
+            "d_inner": settings.new_feed_forward * width,
             "dropout": settings.dropout,
             "initializer_range": spread,
             "pad_token_id": pad_id,
@@ -101,7 +116,7 @@ def new_encoder(settings: TrainingSettings, vocabulary: int, pad_id: int) -> dic
         "hidden_size": width,
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
-        "intermediate_size": 4 * width,
+        "intermediate_size": settings.new_feed_forward * width,
         "hidden_dropout_prob": settings.dropout,
         "attention_probs_dropout_prob": settings.dropout,
         "max_position_embeddings": settings.tokens,

@@ -43,7 +43,7 @@ def cooccurrence_counts(sequences: Iterable[NDArray[np.int64]], size: int, windo
 def cooccurrence_vectors(
     sequences: Iterable[NDArray[np.int64]], size: int, width: int, *, window: int = 5, seed: int = 0
 ) -> NDArray[np.float32]:
-    """Vectors (V, D) of token ids below `size`, scaled to a standard deviation of 1; tokens never seen get zeros.
+    """Vectors (V, D) of token ids below `size`, each scaled to length sqrt(D); tokens never seen get zeros.
 
     Raises:
         HilatError: no two tokens ever stand together, or a width that is not below the vocabulary's size.
@@ -60,8 +60,10 @@ def cooccurrence_vectors(
     information = np.maximum(np.log(pairs.data / (word[pairs.row] * context[pairs.col])), 0.0)  # PPMI, nats
     matrix = sparse.csr_matrix((information, (pairs.row, pairs.col)), shape=counts.shape)
     left, strength, _ = randomized_svd(matrix, width, random_state=seed)
-    vectors = left * np.sqrt(strength)  # (V, D)
-    return np.asarray(vectors / vectors.std(), dtype=np.float32)
+    vectors = np.where(word[:, None] > 0, left * np.sqrt(strength), 0.0)  # (V, D)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    scaled = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 1e-9) * np.sqrt(width)
+    return np.asarray(scaled, dtype=np.float32)
 
 
 def _counted(

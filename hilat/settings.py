@@ -20,6 +20,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "token_attention": ("shared", "per_chunk"),
     "chunk_attention": ("shared", "per_code", "mean", "max", "flat"),
     "label_init": ("random", "titles"),
+    "bias_init": ("zero", "prevalence"),
     "new_embeddings": ("random", "cooccurrence"),
     "fine_tune": ("all", "last", "none"),
     "schedule": ("linear", "cosine", "constant_with_warmup"),
@@ -35,8 +36,10 @@ class TrainingSettings:
 
     encoder: a model name or folder for AutoModel, or "new:xlnet" / "new:bert" for one from scratch with its own
         SentencePiece vocabulary, shaped by the `new_*` settings. new_embeddings: where its embeddings start, at random or
-        from the co-occurrence of its tokens in the training (and unlabelled) text; new_init_std: standard deviation of
-        all its weights at the start, by default 1 / sqrt(new_width).
+        from the co-occurrence of its tokens in the training (and unlabelled) text; new_embedding_std and new_init_std:
+        standard deviation of its embeddings and of all other weights at the start, by default 1 / sqrt(new_width);
+        new_local_heads: start XLNet's heads as windows on near neighbours; new_feed_forward: width of the inner layer
+        in multiples of new_width. bias_init: classifier biases start at 0, or at the codes' log-odds in train.
     chunks, tokens: C and T, T with the two special tokens. words, order, sections: how a note is read (section 3.1).
     learning_rate: for all; embedding_learning_rate and head_learning_rate, where given, for those parts.
     init_std: standard deviation of the attention and classifier weights at the start (0.03 in the published code, for a
@@ -54,7 +57,10 @@ class TrainingSettings:
     new_heads: int = 4
     new_vocabulary: int = 4000
     new_embeddings: str = "random"
+    new_embedding_std: float | None = None
     new_init_std: float | None = None
+    new_local_heads: bool = False
+    new_feed_forward: int = 4
     chunks: int = 10
     tokens: int = 512
     words: str = "alphabetic"
@@ -64,6 +70,7 @@ class TrainingSettings:
     chunk_attention: str = "shared"
     attend_padding: bool = False
     label_init: str = "random"
+    bias_init: str = "zero"
     fine_tune: str = "all"
     dropout: float = 0.1
     init_std: float = 0.03
@@ -94,7 +101,7 @@ class TrainingSettings:
                 raise HilatError(
                     f"setting {name} is {getattr(self, name)!r}; expected one of {', '.join(choices)}. Correct it"
                 )
-        for name in ("new_layers", "new_width", "new_heads", "new_vocabulary", "chunks", "batch_size", "accumulate",
+        for name in ("new_layers", "new_width", "new_heads", "new_vocabulary", "new_feed_forward", "chunks", "batch_size", "accumulate",
                      "steps", "evaluate_every", "keep_checkpoints"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise HilatError(f"setting {name} is {getattr(self, name)}; expected a whole number of 1 or more")

@@ -29,7 +29,15 @@ from transformers import (
 )
 
 from hilat.admissions import Admission, CodeBook, HilatError
-from hilat.building import cleaning_of, layout_of, make_model, make_tokenizer, parameter_groups, start_embeddings
+from hilat.building import (
+    cleaning_of,
+    layout_of,
+    make_model,
+    make_tokenizer,
+    parameter_groups,
+    start_biases,
+    start_new_encoder,
+)
 from hilat.cleaning import CleaningRules
 from hilat.coder import Coder, checked_device, save_coder
 from hilat.corpora import Corpus
@@ -176,8 +184,10 @@ def train(
     train_set = EncodedSplit(training_admissions, tokenizer, layout, rules, corpus.code_book)
     val_set = EncodedSplit(corpus.split("val"), tokenizer, layout, rules, corpus.code_book) if validates else None
     model = make_model(settings, tokenizer, corpus.code_book)
-    if settings.new_embeddings == "cooccurrence" and settings.encoder.startswith("new:"):
-        start_embeddings(model, tokenizer, texts, settings)
+    if settings.encoder.startswith("new:"):
+        start_new_encoder(model, tokenizer, texts, settings)
+    if settings.bias_init == "prevalence":
+        start_biases(model, train_set.targets)
     trainer = _trainer(model, tokenizer, settings, train_set, val_set, out / _TRAINING, checked_device(device))
     if tell is not None:
         trainer.add_callback(Watcher(tell))

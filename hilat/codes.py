@@ -1,0 +1,78 @@
+"""Forms of ICD codes: dots, categories, chapters, siblings. A code is text: read as a number it loses its zeros."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from hilat.admissions import CodeKind, HilatError
+
+# First and last category of each chapter of the ICD-9-CM diagnoses.
+_ICD9_CHAPTERS: tuple[tuple[str, str, str], ...] = (
+    ("001", "139", "Infectious and parasitic diseases"),
+    ("140", "239", "Neoplasms"),
+    ("240", "279", "Endocrine, nutritional and metabolic diseases, and immunity disorders"),
+    ("280", "289", "Diseases of the blood and blood-forming organs"),
+    ("290", "319", "Mental disorders"),
+    ("320", "389", "Diseases of the nervous system and sense organs"),
+    ("390", "459", "Diseases of the circulatory system"),
+    ("460", "519", "Diseases of the respiratory system"),
+    ("520", "579", "Diseases of the digestive system"),
+    ("580", "629", "Diseases of the genitourinary system"),
+    ("630", "679", "Complications of pregnancy, childbirth, and the puerperium"),
+    ("680", "709", "Diseases of the skin and subcutaneous tissue"),
+    ("710", "739", "Diseases of the musculoskeletal system and connective tissue"),
+    ("740", "759", "Congenital anomalies"),
+    ("760", "779", "Certain conditions originating in the perinatal period"),
+    ("780", "799", "Symptoms, signs, and ill-defined conditions"),
+    ("800", "999", "Injury and poisoning"),
+    ("E000", "E999", "External causes of injury and poisoning"),
+    ("V01", "V91", "Factors influencing health status and contact with health services"),
+)
+
+
+def add_dot(code: str, kind: CodeKind) -> str:
+    """An undotted ICD-9-CM code with its dot: after 3 characters (4 for E codes) in a diagnosis, after 2 in a procedure."""
+    text = _text(code)
+    if "." in text:
+        return text
+    whole = 2 if kind == "procedure" else 4 if text.startswith("E") else 3
+    return f"{text[:whole]}.{text[whole:]}" if len(text) > whole else text
+
+
+def remove_dot(code: str) -> str:
+    """The code without its dot; a diagnosis and a procedure may then be the same string."""
+    return _text(code).replace(".", "")
+
+
+def category(code: str, kind: CodeKind) -> str:
+    """What stands before the dot of an ICD-9-CM code: 3 characters (4 for E codes), 2 for a procedure."""
+    return add_dot(code, kind).split(".")[0]
+
+
+def icd9_chapter(code: str) -> str:
+    """The chapter title of an ICD-9-CM diagnosis. Raises HilatError for a code outside of all chapters."""
+    found = category(code, "diagnosis")
+    for first, last, title in _ICD9_CHAPTERS:
+        if len(found) == len(first) and first <= found <= last and found[0].isdigit() == first[0].isdigit():
+            return title
+    raise HilatError(
+        f"code {code!r} is in no chapter of the ICD-9-CM diagnoses; expected such as 428.0, V58.61 or E878.1"
+    )
+
+
+def siblings(code: str, kind: CodeKind, codes: Iterable[str]) -> tuple[str, ...]:
+    """The other codes of the same category, in the order given."""
+    mine = category(code, kind)
+    return tuple(other for other in codes if other != code and category(other, kind) == mine)
+
+
+def _text(code: object) -> str:
+    if not isinstance(code, str):
+        raise HilatError(
+            f"a code is a {type(code).__name__}; expected text, since a number has lost its zeros (038.9, 03.31). "
+            "Read the code column as text"
+        )
+    text = code.strip().upper()
+    if not text:
+        raise HilatError("a code is empty; expected such as 428.0. Drop the row or fill it in")
+    return text
