@@ -259,8 +259,14 @@ def test_everything_dropped_joined_or_changed_is_counted(tmp_path: Path) -> None
 def test_codes_are_text_and_the_kinds_stay_apart(tmp_path: Path) -> None:
     tables = small_tables()
     tables["DIAGNOSES_ICD"][1].extend(
-        [["20", "10", "100", "3", "3811"], ["21", "10", "100", "4", "3811"], ["22", "10", "100", "5", ""]]
-        + [["23", "10", "", "1", "4019"], ["24", "10", "101", "", "0331"], ["25", "10", "101", "0", "99"]]
+        [
+            ["20", "10", "100", "3", "3811"],
+            ["21", "10", "100", "4", "3811"],
+            ["22", "10", "100", "5", ""],
+            ["23", "10", "", "1", "4019"],
+            ["24", "10", "101", "", "0331"],
+            ["25", "10", "101", "0", "99"],
+        ]
     )
     tables["PROCEDURES_ICD"][1].extend([["20", "10", "100", "0", "3811"], ["21", "10", "101", "1", "331"]])
     corpus = read_mimic3(write_tables(tmp_path, tables), ALL)
