@@ -89,6 +89,63 @@ def codiesp(
     _write(read_codiesp(folder, settings), out_folder, overwrite, json)
 
 
+@app.command("mimic3")
+def mimic3(
+    folder: Annotated[
+        Path, typer.Argument(help="The folder of NOTEEVENTS, DIAGNOSES_ICD, ... (csv, csv.gz, parquet).")
+    ],
+    out_folder: OutFolder,
+    labels: Annotated[str, typer.Option(help="A number K (the K most frequent codes), all, or caml-50.")] = "50",
+    count_on: Annotated[str, typer.Option(help="Where K counts: summaries, coded or train.")] = "summaries",
+    splits: Annotated[
+        Path | None,
+        typer.Option(help="A folder of id files in CAML's format; without it, splits are drawn by subject."),
+    ] = None,
+    suffix: Annotated[str, typer.Option(help="Which id files: 50 or full.")] = "50",
+    seed: Seed = 0,
+    memory_mb: Annotated[int, typer.Option(min=256, help="What DuckDB may use.")] = 1024,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Convert MIMIC-III v1.4 as downloaded: discharge summaries with addenda, ICD-9 codes. No database server.
+
+    Examples:
+
+      [bold]hilat corpus mimic3 /data/mimic-iii --out corpora/mimic50 --splits /data/caml-splits[/]
+
+      [bold]hilat corpus mimic3 /data/mimic-iii --out corpora/mimic-full --labels all --splits /data/caml --suffix full[/]
+    """
+    from hilat.corpora.mimic3 import Mimic3Settings, convert_mimic3
+    from hilat.corpora.splits import SubjectSplit, caml_split_files
+
+    settings = Mimic3Settings(
+        labels=int(labels) if labels.isdigit() else labels,
+        count_labels_on=count_on,  # type: ignore[arg-type]
+        splits=caml_split_files(splits, suffix) if splits else SubjectSplit(seed=seed),
+        memory_limit_mb=memory_mb,
+    )
+    manifest = convert_mimic3(folder, out_folder, settings, overwrite=overwrite)
+    _told(manifest, out_folder, json)
+    if not json:
+        _differences(out_folder)
+
+
+def _differences(folder: Path) -> None:
+    """Say how the label set differs from the published lists of its size."""
+    from hilat.corpora import read_code_book
+    from hilat.corpora.labelsets import compare_label_sets
+
+    book = read_code_book(folder)
+    if len(book) != 50:
+        return
+    for name, difference in compare_label_sets(book.codes).items():
+        if difference["only_here"]:
+            here, there = ", ".join(difference["only_here"]), ", ".join(difference["only_there"])
+            out.print(f"  against {name}: only here {here}; only there {there}", style="yellow", soft_wrap=True)
+        else:
+            out.print(f"  the same codes as {name}", style="dim")
+
+
 def _write(corpus: Any, folder: Path, overwrite: bool, json: bool) -> None:
     from hilat.corpora import write_corpus
 

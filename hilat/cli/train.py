@@ -43,7 +43,10 @@ def train(
 
     given = dict(_pair(text) for text in set_ or [])
     texts = _texts(unlabelled) if unlabelled else []
-    settings = read_settings(config, given) if config else settings_from(given, origin="--set")
+    try:
+        settings = read_settings(config, given) if config else settings_from(given, origin="--set")
+    except HilatError as error:  # wrong usage, so exit code 2
+        raise typer.BadParameter(str(error), param_hint="--config / --set") from None
     with training_progress() as tell:
         result = run(
             read_corpus(corpus), settings, out_folder, unlabelled=texts, device=device, resume=resume, tell=tell

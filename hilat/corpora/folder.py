@@ -130,13 +130,22 @@ def read_corpus(path: Path, *, splits: Sequence[str] | None = None) -> Corpus:
         if not file.is_file() or _digest(file) != digest:
             state = "is not what was written (truncated or changed)" if file.is_file() else "is missing"
             raise HilatError(f"{file} {state}; expected the file that the manifest describes. Make the corpus again")
-    book = pq.read_table(Path(path) / "codes.parquet").to_pydict()
     return Corpus(
         tuple(_admissions(Path(path) / "admissions.parquet", splits)),
-        CodeBook(tuple(book["code"]), tuple(book["title"]), tuple(book["kind"]), manifest["system"]),
+        read_code_book(path),
         manifest["source"],
         manifest["notes"],
     )
+
+
+def read_code_book(path: Path) -> CodeBook:
+    """The code book of a corpus folder."""
+    manifest = read_manifest(path)
+    try:
+        book = pq.read_table(Path(path) / "codes.parquet").to_pydict()
+    except (OSError, pa.ArrowInvalid):
+        raise HilatError(f"{path}/codes.parquet is missing or damaged; make the corpus again") from None
+    return CodeBook(tuple(book["code"]), tuple(book["title"]), tuple(book["kind"]), manifest["system"])
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 from hilat.admissions import Admission, CodeBook, HilatError
 from hilat.corpora.folder import Corpus, write_corpus
-from hilat.corpora.mimic3_codes import CodedAdmissions, most_frequent, read_codes
+from hilat.corpora.labelsets import compare_label_sets
+from hilat.corpora.mimic3_codes import CodedAdmissions, listed_codes, most_frequent, read_codes
 from hilat.corpora.mimic3_notes import JoinedNote, joined_notes, noted_admissions, stage_notes
 from hilat.corpora.mimic3_statistics import SplitStatistics
 from hilat.corpora.mimic3_tables import database, find_tables
@@ -32,7 +33,7 @@ class Mimic3Settings:
     """What is made of the tables.
 
     labels: the label set. A number K: the K codes that most admissions have; "all": every code of the counted
-        admissions; otherwise the name of a published list ("caml-50", "laat-50").
+        admissions; otherwise the name of a published list ("caml-50") or a file with one dotted code per line.
     count_labels_on: the admissions on which K or "all" counts: "summaries" those with a discharge summary, "coded" all
         that have codes, "train" the train split.
     keep: "labelled" admissions with at least one code of the label set (MIMIC-III-50 of the papers), "coded" those with
@@ -43,7 +44,7 @@ class Mimic3Settings:
         corpus folder.
     """
 
-    labels: int | str = 50
+    labels: int | str | Path = 50
     count_labels_on: CountOn = "summaries"
     keep: Keep | None = None
     splits: SplitFiles | SubjectSplit | None = field(default_factory=SubjectSplit)
@@ -118,6 +119,8 @@ def mimic3_stream(folder: Path, settings: Mimic3Settings, *, temp_parent: Path |
         HilatError: as `convert_mimic3`; about a damaged table on entering.
     """
     assigned = read_split_files(settings.splits) if isinstance(settings.splits, SplitFiles) else None
+    if not isinstance(settings.labels, int) and settings.labels != "all":
+        listed_codes(settings.labels)  # a wrong name is told before the long reading
     tables = find_tables(folder)
     with database(
         settings.temp_folder or temp_parent, memory_limit_mb=settings.memory_limit_mb, threads=settings.threads
@@ -160,6 +163,11 @@ def choose_labels(
         counted = list(coded.codes.values())
     else:
         counted = [codes for hadm_id, codes in coded.codes.items() if splits.get(hadm_id) == "train"]
+    if not counted:
+        raise HilatError(
+            f"no admission with codes is there to count labels on (count_labels_on={settings.count_labels_on!r}); expected "
+            "at least one. With 'train', ask for splits that have a train split"
+        )
     there = {code for codes in counted for code in codes}
     notes: dict[str, Any] = {"counted_on": settings.count_labels_on, "counted_admissions": len(counted)}
     if isinstance(settings.labels, int):
@@ -167,14 +175,12 @@ def choose_labels(
     elif settings.labels == "all":
         labels = most_frequent(counted, len(there))
     else:
-        labels = _published(settings.labels)
+        labels = listed_codes(settings.labels)
         notes = {"not_in_data": sorted(code for code in labels if code not in there)}
+    if settings.labels != "all":
+        notes["differs_from"] = compare_label_sets(labels)
     notes |= {"codes": len(labels), "without_title": sorted(code for code in labels if not coded.titles.get(code))}
     return labels, notes
-
-
-def _published(name: str) -> tuple[str, ...]:
-    raise NotImplementedError
 
 
 def _splits(
@@ -286,7 +292,7 @@ def _shown(settings: Mimic3Settings) -> dict[str, Any]:
     else:
         shown = None if splits is None else {"fractions": dict(splits.fractions), "seed": splits.seed}
     return {
-        "labels": settings.labels,
+        "labels": settings.labels if isinstance(settings.labels, int) else Path(settings.labels).name,
         "count_labels_on": settings.count_labels_on,
         "keep": settings.keep or ("coded" if settings.labels == "all" else "labelled"),
         "splits": shown,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import duckdb
 
 from hilat.admissions import CodeBook, CodeKind, HilatError
 from hilat.codes import add_dot
+from hilat.corpora.labelsets import published_label_set, top_k
 from hilat.corpora.mimic3_tables import TableFile, id_sql, rows_of, text_sql
 
 KINDS: tuple[CodeKind, ...] = ("diagnosis", "procedure")
@@ -20,6 +22,7 @@ _USUAL_FORM: Mapping[CodeKind, re.Pattern[str]] = {
     "diagnosis": re.compile(r"(\d{3}|V\d{2})\d{0,2}|E\d{3}\d?"),
     "procedure": re.compile(r"\d{2}\d{0,2}"),
 }
+_DOTTED = re.compile(r"((\d{2,3}|V\d{2})(\.\d{1,2})?|E\d{3}(\.\d)?)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +39,13 @@ class CodedAdmissions:
     counts: Mapping[str, Mapping[str, int]]
 
     def book(self, codes: Sequence[str]) -> CodeBook:
-        """A code book of these dotted codes in this order; a code not in the data must be known by its title."""
-        return CodeBook(
-            tuple(codes), tuple(self.titles.get(code, "") for code in codes), tuple(self.kinds[code] for code in codes)
-        )
+        """A code book of these dotted codes in this order.
+
+        A code that neither the data nor D_ICD knows has the title "", and its kind follows from its form.
+        """
+        by_form: dict[bool, CodeKind] = {True: "procedure", False: "diagnosis"}
+        kinds = (self.kinds.get(code) or by_form[len(code.split(".")[0]) == 2] for code in codes)
+        return CodeBook(tuple(codes), tuple(self.titles.get(code, "") for code in codes), tuple(kinds))
 
 
 def read_codes(connection: duckdb.DuckDBPyConnection, tables: Mapping[str, TableFile]) -> CodedAdmissions:
@@ -103,19 +109,43 @@ def _gather(
     return set(dotted.values()), tally
 
 
-def most_frequent(code_lists: Iterable[Sequence[str]], k: int) -> tuple[str, ...]:
+def most_frequent(code_lists: Sequence[Sequence[str]], k: int) -> tuple[str, ...]:
     """The k codes that most admissions have, most frequent first, equals by code.
 
     Raises:
         HilatError: k below 1, or above the number of codes there are.
     """
-    counted = Counter(code for codes in code_lists for code in codes)
-    if not 1 <= k <= len(counted):
+    there = len({code for codes in code_lists for code in codes})
+    if not 1 <= k <= there:
         raise HilatError(
-            f"asked for the {k} most frequent codes of {len(counted)} that the counted admissions have; "
-            f"expected 1 to {len(counted)}. Choose a smaller label set, or count on more admissions"
+            f"asked for the {k} most frequent codes of {there} that the {len(code_lists)} counted admissions have; "
+            f"expected 1 to {there}. Choose a smaller label set, or count on more admissions"
         )
-    return tuple(sorted(counted, key=lambda code: (-counted[code], code))[:k])
+    return top_k(code_lists, k)
+
+
+def listed_codes(labels: str | Path) -> tuple[str, ...]:
+    """The codes of a published list by its name, or of a file with one dotted code per line.
+
+    Raises:
+        HilatError: neither a list's name nor a file, or a file that is no list of codes.
+    """
+    if not Path(labels).is_file():
+        return published_label_set(str(labels))
+    try:
+        lines = Path(labels).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise HilatError(f"{labels} cannot be read as text; expected one dotted code per line, in UTF-8") from None
+    codes = [line.strip().upper() for line in lines if line.strip()]
+    odd = [number for number, code in enumerate(codes, 1) if not _DOTTED.fullmatch(code)]
+    if not codes or odd or len(set(codes)) != len(codes):
+        fault = (
+            f"entry {odd[0]} is no dotted ICD-9-CM code" if odd else "a code comes twice" if codes else "it is empty"
+        )
+        raise HilatError(
+            f"{labels} is no list of codes: {fault}; expected one such as 428.0 or 38.93 per line, each once"
+        )
+    return tuple(codes)
 
 
 def _code_rows(connection: duckdb.DuckDBPyConnection, table: TableFile) -> list[tuple[str | None, str | None]]:

@@ -10,6 +10,7 @@ import gzip
 import re
 import tempfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -215,7 +216,7 @@ def _open_table(name: str, path: Path) -> TableFile:
     if not start:
         raise HilatError(f"{path} is empty; expected the table {name} of MIMIC-III v1.4. Download it again")
     if start.startswith(b"PAR1"):
-        table = TableFile(name, path, "parquet", _parquet_columns(path))
+        table = TableFile(name, path, "parquet", _parquet_columns(name, path))
     else:
         form: Literal["csv", "gzip"] = "gzip" if start.startswith(b"\x1f\x8b") else "csv"
         if form == "csv" and path.suffix.lower() in (".gz", ".parquet") and not _is_html(start):
@@ -254,13 +255,13 @@ def _csv_columns(name: str, path: Path, form: Literal["csv", "gzip"]) -> dict[st
         header = next(csv.reader(lines), [])
     except csv.Error:
         header = []
-    return _by_lower_name(path, header)
+    return _by_lower_name(name, path, header)
 
 
-def _parquet_columns(path: Path) -> dict[str, str]:
+def _parquet_columns(name: str, path: Path) -> dict[str, str]:
     with told_plainly(path), duckdb.connect(":memory:") as connection:
         rows = connection.execute(f"DESCRIBE SELECT * FROM read_parquet({_sql_path(path)})").fetchall()
-    columns = _by_lower_name(path, [row[0] for row in rows])
+    columns = _by_lower_name(name, path, [row[0] for row in rows])
     for row in rows:
         column, kind = row[0].lower(), row[1]
         if column in _TEXT_COLUMNS and kind != "VARCHAR":
@@ -274,11 +275,14 @@ def _parquet_columns(path: Path) -> dict[str, str]:
     return columns
 
 
-def _by_lower_name(path: Path, header: Sequence[str]) -> dict[str, str]:
-    columns = {name.strip().lower(): name for name in header}
-    if len(columns) != len(header):
+def _by_lower_name(name: str, path: Path, header: Sequence[str]) -> dict[str, str]:
+    columns = {column.strip().lower(): column for column in header}
+    times = Counter(column.strip().lower() for column in header)
+    twice = [column for column in (*REQUIRED[name], *OPTIONAL) if times[column] > 1]
+    if twice:
         raise HilatError(
-            f"{path} names a column twice in its header; expected each once. Use MIMIC-III v1.4's own file"
+            f"{path} names {', '.join(twice)} twice in its header; expected each column once. "
+            "Use MIMIC-III v1.4's own file"
         )
     return columns
 

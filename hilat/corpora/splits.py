@@ -11,15 +11,16 @@ import numpy as np
 
 from hilat.admissions import HilatError
 
-SPLIT_NAMES = ("train", "dev", "test")
+SPLIT_NAMES = ("train", "val", "test")
+_CAML_NAMES = {"train": "train", "val": "dev", "test": "test"}
 
 
 @dataclass(frozen=True, slots=True)
 class SplitFiles:
-    """Three files of admission ids: one id per line, no header."""
+    """Three files of admission ids: one id per line, no header. val: what CAML calls dev."""
 
     train: Path
-    dev: Path
+    val: Path
     test: Path
 
 
@@ -27,12 +28,12 @@ class SplitFiles:
 class SubjectSplit:
     """A split to be drawn by subject. fractions: share of the subjects per split name; they sum to 1."""
 
-    fractions: Mapping[str, float] = field(default_factory=lambda: {"train": 0.8, "dev": 0.1, "test": 0.1})
+    fractions: Mapping[str, float] = field(default_factory=lambda: {"train": 0.8, "val": 0.1, "test": 0.1})
     seed: int = 0
 
 
 def caml_split_files(folder: Path, suffix: str = "50") -> SplitFiles:
-    """The files `train_<suffix>_hadm_ids.csv`, `dev_...`, `test_...` in a folder, as CAML names them.
+    """The files `train_<suffix>_hadm_ids.csv`, `dev_...` (the val split here), `test_...` in a folder.
 
     Arguments:
         suffix: "50" or "full" in the released files.
@@ -40,7 +41,7 @@ def caml_split_files(folder: Path, suffix: str = "50") -> SplitFiles:
     Raises:
         HilatError: one of the three is missing.
     """
-    paths = {name: Path(folder) / f"{name}_{suffix}_hadm_ids.csv" for name in SPLIT_NAMES}
+    paths = {name: Path(folder) / f"{caml}_{suffix}_hadm_ids.csv" for name, caml in _CAML_NAMES.items()}
     missing = [path.name for path in paths.values() if not path.is_file()]
     if missing:
         found = ", ".join(sorted(p.name for p in Path(folder).glob("*_hadm_ids.csv"))) or "none"
@@ -86,7 +87,7 @@ def read_id_file(path: Path) -> tuple[str, ...]:
 
 
 def read_split_files(files: SplitFiles) -> dict[str, str]:
-    """Split name ("train", "dev", "test") by admission id.
+    """Split name ("train", "val", "test") by admission id.
 
     Raises:
         HilatError: a file that cannot be read, or an id in two of them.

@@ -107,7 +107,7 @@ def demo_tables(shared: Path) -> dict[str, tuple[list[str], Rows]]:
         tables[name] = (columns, rows)
     rng = random.Random(11)
     subject_of = {row[2]: row[1] for row in tables["DIAGNOSES_ICD"][1]}
-    stays = [*sorted(subject_of)[:-10], "999001", "999002"]
+    stays = [*sorted(subject_of)[:-10], *["999001", "999002"] * 5]
     words = [
         "fever",
         '"denies pain"',
@@ -306,9 +306,9 @@ def test_label_sets_count_on_the_admissions_asked_for(
 ) -> None:
     ids = tmp_path / "ids"
     ids.mkdir()
-    for name, lines in (("train", "100\n101\n130\n"), ("dev", "110\n"), ("test", "120\n77\n")):
+    for name, lines in (("train", "100\n101\n130\n"), ("val", "110\n"), ("test", "120\n77\n")):
         (ids / f"{name}.csv").write_text(lines)
-    splits = SplitFiles(ids / "train.csv", ids / "dev.csv", ids / "test.csv")
+    splits = SplitFiles(ids / "train.csv", ids / "val.csv", ids / "test.csv")
     settings = Mimic3Settings(labels=labels, count_labels_on=count_on, keep="all", splits=splits)
     corpus = read_mimic3(write_tables(tmp_path / "mimic"), settings)
     assert list(corpus.code_book.codes) == expected
@@ -332,20 +332,20 @@ def test_admissions_are_kept_as_asked(tmp_path: Path, labels: int | str, keep: A
 
 
 def test_split_files_choose_the_admissions_and_absent_ids_are_counted(tmp_path: Path) -> None:
-    for name, lines in (("train", "100\n130\n"), ("dev", "101\n120\n"), ("test", "77\n78\n")):
+    for name, lines in (("train", "100\n130\n"), ("val", "101\n120\n"), ("test", "77\n78\n")):
         (tmp_path / f"{name}.csv").write_text(lines)
-    files = SplitFiles(tmp_path / "train.csv", tmp_path / "dev.csv", tmp_path / "test.csv")
+    files = SplitFiles(tmp_path / "train.csv", tmp_path / "val.csv", tmp_path / "test.csv")
     corpus = read_mimic3(write_tables(tmp_path / "mimic"), Mimic3Settings(labels="all", splits=files))
-    assert {a.hadm_id: a.split for a in corpus.admissions} == {"100": "train", "101": "dev"}
+    assert {a.hadm_id: a.split for a in corpus.admissions} == {"100": "train", "101": "val"}
     assert corpus.notes["splits"] == {
         "by": "files",
-        "ids": {"train": 2, "dev": 2, "test": 2},
+        "ids": {"train": 2, "val": 2, "test": 2},
         "ids_not_in_data": {"test": 2},
         "ids_without_summary": {"train": 1},
-        "ids_without_codes": {"dev": 1},
+        "ids_without_codes": {"val": 1},
         "admissions_outside": 1,
     }
-    for name in ("train", "dev", "test"):
+    for name in ("train", "val", "test"):
         (tmp_path / f"{name}.csv").write_text(f"9{len(name)}\n")
     with pytest.raises(HilatError, match="none of the 3 ids"):
         read_mimic3(tmp_path / "mimic", Mimic3Settings(labels="all", splits=files))

@@ -10,34 +10,34 @@ import pytest
 from hilat.admissions import HilatError
 from hilat.corpora.splits import SplitFiles, caml_split_files, read_id_file, read_split_files, split_by_subject
 
-FRACTIONS = {"train": 0.7, "dev": 0.1, "test": 0.2}
+FRACTIONS = {"train": 0.7, "val": 0.1, "test": 0.2}
 
 
-def three_files(folder: Path, train: str, dev: str, test: str) -> SplitFiles:
-    for name, content in (("train", train), ("dev", dev), ("test", test)):
+def three_files(folder: Path, train: str, val: str, test: str) -> SplitFiles:
+    for name, content in (("train", train), ("val", val), ("test", test)):
         (folder / f"{name}.csv").write_bytes(content.encode())
-    return SplitFiles(folder / "train.csv", folder / "dev.csv", folder / "test.csv")
+    return SplitFiles(folder / "train.csv", folder / "val.csv", folder / "test.csv")
 
 
 def test_the_split_files_of_caml(shared: Path) -> None:
     fifty = read_split_files(caml_split_files(shared / "data" / "caml_splits", "50"))
-    counts = [list(fifty.values()).count(name) for name in ("train", "dev", "test")]
+    counts = [list(fifty.values()).count(name) for name in ("train", "val", "test")]
     assert counts == [8066, 1573, 1729]  # Mullenbach et al. 2018, table 2
     assert fifty["182396"] == "train"
-    assert fifty["111912"] == "dev"
+    assert fifty["111912"] == "val"
     assert fifty["193800"] == "test"
     full = read_split_files(caml_split_files(shared / "data" / "caml_splits", "full"))
-    assert [list(full.values()).count(name) for name in ("train", "dev", "test")] == [47723, 1631, 3372]
+    assert [list(full.values()).count(name) for name in ("train", "val", "test")] == [47723, 1631, 3372]
     assert fifty.items() <= full.items()
 
 
 def test_files_with_crlf_bom_blank_lines_and_no_last_newline_hold_the_same_ids(tmp_path: Path) -> None:
     files = three_files(tmp_path, "\ufeff1\r\n2\r\n\r\n", "3", '"4"\n\n5\n5\n')
-    assert read_split_files(files) == {"1": "train", "2": "train", "3": "dev", "4": "test", "5": "test"}
+    assert read_split_files(files) == {"1": "train", "2": "train", "3": "val", "4": "test", "5": "test"}
 
 
 def test_an_id_in_two_files_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(HilatError, match=r"2 admission ids .*3 in dev and test, 2 in train and test"):
+    with pytest.raises(HilatError, match=r"2 admission ids .*3 in val and test, 2 in train and test"):
         read_split_files(three_files(tmp_path, "1\n2\n", "3\n", "3\n2\n"))
 
 
