@@ -103,7 +103,7 @@ def mimic3(
     ] = None,
     suffix: Annotated[str, typer.Option(help="Which id files: 50 or full.")] = "50",
     seed: Seed = 0,
-    memory_mb: Annotated[int, typer.Option(min=256, help="What DuckDB may use.")] = 1024,
+    memory_mb: Annotated[int, typer.Option(min=256, help="What DuckDB may use; the process needs more.")] = 512,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:

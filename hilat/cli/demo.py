@@ -47,6 +47,8 @@ def demo(
 
     Example: [bold]hilat demo[/]
     """
+    import torch
+
     from hilat.cli import evaluate as evaluate_command
     from hilat.cli import explain as explain_command
     from hilat.cli import report as report_command
@@ -58,6 +60,7 @@ def demo(
     from hilat.training import train
 
     begun = time.monotonic()
+    torch.set_num_threads(2)  # a small model gains nothing from more, and waits for them where cores are shared
     size = PlantedSettings(seed=seed, train=4000, val=400, test=400) if full else PlantedSettings(seed=seed)
     say("1/5 building the corpus")
     made = make_planted(size)
