@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hilat.cli.console import emit_json, out
+from hilat.cli.console import emit_json, number, out, table
 from hilat.cli.options import Json, Overwrite
 
 app = typer.Typer(no_args_is_help=True, help="Make, convert and describe corpora.", pretty_exceptions_enable=False)
@@ -89,6 +89,76 @@ def codiesp(
     _write(read_codiesp(folder, settings), out_folder, overwrite, json)
 
 
+@app.command("table")
+def table_(
+    file: Annotated[Path, typer.Argument(help="A .csv, .jsonl (also .gz) or .parquet file, one row per admission.")],
+    out_folder: OutFolder,
+    id_column: Annotated[str, typer.Option(help="The column of ids.")] = "hadm_id",
+    text_column: Annotated[str, typer.Option(help="The column of notes.")] = "text",
+    codes_column: Annotated[str, typer.Option(help="The column of codes (a list, or ; between).")] = "codes",
+    evidence_column: Annotated[str, typer.Option(help="The column of evidence spans (JSON), if any.")] = "evidence",
+    split_column: Annotated[str, typer.Option(help="The column of splits, if any.")] = "split",
+    subject_column: Annotated[str, typer.Option(help="The column of patients, if any.")] = "subject_id",
+    encoding: Annotated[str, typer.Option(help="The file's encoding.")] = "utf-8",
+    titles: Annotated[Path | None, typer.Option(help="A CSV of code,title,kind.")] = None,
+    system: Annotated[str, typer.Option(help="The coding system, as a name.")] = "ICD-9-CM",
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Convert your own table of notes and codes.
+
+    Example: [bold]hilat corpus table notes.csv --out corpora/mine --id-column stay --titles codes.csv[/]
+    """
+    from hilat.corpora.tables import TableColumns, read_table
+
+    columns = TableColumns(id_column, text_column, codes_column, evidence_column, split_column, subject_column)
+    _write(read_table(file, columns, encoding=encoding, system=system, titles=titles), out_folder, overwrite, json)
+
+
+@app.command("describe")
+def describe(
+    folder: Annotated[Path, typer.Argument(help="A corpus folder.")],
+    most: Annotated[int, typer.Option(min=0, help="How many of the most frequent codes to list.")] = 15,
+    json: Json = False,
+) -> None:
+    """Tell what a corpus holds: sizes, lengths, codes, evidence, decoys.
+
+    Example: [bold]hilat corpus describe out/demo/corpus[/]
+    """
+    from hilat.corpora import read_corpus
+    from hilat.corpora.describe import describe as run
+
+    found = run(read_corpus(folder), most=most)
+    if json:
+        emit_json(found.to_dict())
+        return
+
+    def spread(value: Any) -> str:
+        return f"{value.mean:,.1f} ({value.min}–{value.max:,})"
+
+    table(
+        f"{found.source} · {found.label_set} codes of {found.system}",
+        ("", *(s.name for s in found.splits)),
+        [
+            ("admissions", *(f"{s.admissions:,}" for s in found.splits)),
+            ("subjects", *(f"{s.subjects:,}" for s in found.splits)),
+            ("words, mean (min–max)", *(spread(s.words) for s in found.splits)),
+            ("codes, mean (min–max)", *(spread(s.codes) for s in found.splits)),
+            ("unique codes", *(f"{s.unique_codes:,}" for s in found.splits)),
+            ("without a code", *(f"{s.without_code:,}" for s in found.splits)),
+            ("evidence spans", *(f"{s.evidence_spans:,}" for s in found.splits)),
+            ("decoys", *(", ".join(f"{n} {k}" for k, n in s.decoys.items()) or "–" for s in found.splits)),
+        ],
+    )
+    if found.frequent:
+        table(
+            "Most frequent codes",
+            ("code", "title", "share of admissions"),
+            [(code, title, number(share)) for code, title, share in found.frequent],
+            left=2,
+        )
+
+
 @app.command("mimic3")
 def mimic3(
     folder: Annotated[
@@ -162,5 +232,5 @@ def _told(manifest: dict[str, Any], folder: Path, json: bool) -> None:
     splits = ", ".join(f"{name or 'no split'} {count}" for name, count in manifest["splits"].items())
     out.print(f"{manifest['admissions']} admissions ({splits}), {manifest['codes']} codes: {folder}", soft_wrap=True)
     for name, value in manifest["notes"].items():
-        if not isinstance(value, dict | list):
-            out.print(f"  {name}: {value}", style="dim", soft_wrap=True)
+        if name not in ("statistics", "settings"):
+            out.print(f"  {name}: {value}", style="dim", soft_wrap=True, markup=False)
