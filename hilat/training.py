@@ -50,6 +50,7 @@ from hilat.settings import TrainingSettings
 from hilat.thresholds import tune_threshold
 
 Tell = Callable[[int, int, dict[str, Any]], None]
+DIVERGED = "training diverged: the model no longer gives finite numbers; lower learning_rate or raise warmup"
 _TRAINING = "training"  # the folder of checkpoints and logs inside a run folder
 
 
@@ -195,10 +196,7 @@ def train(
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     losses, evaluations = _history(trainer.state.log_history)
     if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
-        raise HilatError(
-            f"training diverged: weights are not finite after {trainer.state.global_step} steps; lower learning_rate "
-            f"(now {settings.learning_rate:g}) or raise warmup"
-        )
+        raise HilatError(DIVERGED)
     thresholds, source = _thresholds(trainer, val_set, settings, len(corpus.code_book))
     truncated = train_set.truncated
     card = {
@@ -300,7 +298,7 @@ def _arguments(
         max_steps=steps,
         max_grad_norm=settings.max_grad_norm,
         bf16=bf16,
-        gradient_checkpointing=settings.checkpointing,
+        activation_checkpointing=settings.checkpointing,
         eval_strategy="steps" if validates else "no",
         eval_steps=every,
         save_strategy="steps",
@@ -325,6 +323,8 @@ def _arguments(
 def _validation_measures(prediction: EvalPrediction) -> dict[str, float]:
     """The measures a checkpoint can be picked by, at threshold 0.5."""
     logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
+    if not np.isfinite(logits).all():
+        raise HilatError(DIVERGED)
     probabilities = 1.0 / (1.0 + np.exp(-logits.astype(np.float64)))  # (N, K)
     targets = np.asarray(prediction.label_ids)
     measured = evaluate_codes(probabilities, targets, 0.5, threshold_source="fixed 0.5")
