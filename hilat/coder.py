@@ -175,7 +175,7 @@ def load_coder(folder: Path, device: str | torch.device = "cpu") -> Coder:
             record["system"],
         )
         thresholds = np.array([c["threshold"] for c in codes], dtype=np.float64)
-        rules = CleaningRules(**record["cleaning"])
+        rules = CleaningRules.from_dict(record["cleaning"])
         layout = ChunkLayout(**record["layout"])
         source, card = str(record["threshold_source"]), dict(record["card"])
     except (KeyError, TypeError):

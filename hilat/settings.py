@@ -19,7 +19,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "order": ("diagnosis_first", "raw", "published"),
     "token_attention": ("shared", "per_chunk"),
     "chunk_attention": ("shared", "per_code", "mean", "max", "flat"),
-    "label_init": ("random", "titles"),
+    "label_init": ("random", "titles", "associations"),
     "bias_init": ("zero", "prevalence"),
     "new_embeddings": ("random", "cooccurrence"),
     "fine_tune": ("all", "last", "none"),
@@ -41,6 +41,8 @@ class TrainingSettings:
         new_local_heads: start XLNet's heads as windows on near neighbours; new_feed_forward: width of the inner layer
         in multiples of new_width. bias_init: classifier biases start at 0, or at the codes' log-odds in train.
     chunks, tokens: C and T, T with the two special tokens. words, order, sections: how a note is read (section 3.1).
+    label_init: label vectors start at random, from the encoded code titles (ablation f), or from the tokens most associated
+        with the code in the training notes ("associations"; not in the paper, see `hilat.associations`).
     learning_rate: for all; embedding_learning_rate and head_learning_rate, where given, for those parts.
     init_std: standard deviation of the attention and classifier weights at the start (0.03 in the published code, for a
         width of 768; narrow models start better near 0.1).

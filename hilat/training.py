@@ -29,6 +29,7 @@ from transformers import (
 )
 
 from hilat.admissions import Admission, CodeBook, HilatError
+from hilat.associations import initialise_from_associations
 from hilat.building import (
     cleaning_of,
     layout_of,
@@ -189,6 +190,8 @@ def train(
         start_new_encoder(model, tokenizer, texts, settings)
     if settings.bias_init == "prevalence":
         start_biases(model, train_set.targets)
+    if settings.label_init == "associations":
+        initialise_from_associations(model, train_set.documents, train_set.targets)
     trainer = _trainer(model, tokenizer, settings, train_set, val_set, out / _TRAINING, checked_device(device))
     if tell is not None:
         trainer.add_callback(Watcher(tell))

@@ -17,7 +17,7 @@ Span = tuple[int, int, str]
 
 OUTCOME_ORDER: tuple[Outcome, ...] = ("FP", "FN", "TP", "predicted", "not predicted", "TN")
 AFTER_LAST_CHUNK = "after the last chunk"
-NO_TOKEN = "without a token"
+NO_ROOM = "no room in its chunk, or no token"
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +280,7 @@ def _unseen(reading: Reading, chunk_of: NDArray[np.int64]) -> tuple[Span, ...]:
         )
     last_seen = int(np.flatnonzero(chunk_of >= 0).max(initial=-1))
     out = [
-        (int(s), int(e), AFTER_LAST_CHUNK if w > last_seen else NO_TOKEN)
+        (int(s), int(e), AFTER_LAST_CHUNK if w > last_seen else NO_ROOM)
         for w, (s, e) in enumerate(reading.word_spans)
         if chunk_of[w] < 0
     ]

@@ -197,18 +197,12 @@ def mimic3(
     manifest = convert_mimic3(folder, out_folder, settings, overwrite=overwrite)
     _told(manifest, out_folder, json)
     if not json:
-        _differences(out_folder)
+        _differences(manifest["notes"]["labels"].get("differs_from", {}))
 
 
-def _differences(folder: Path) -> None:
-    """Say how the label set differs from the published lists of its size."""
-    from hilat.corpora import read_code_book
-    from hilat.corpora.labelsets import compare_label_sets
-
-    book = read_code_book(folder)
-    if len(book) != 50:
-        return
-    for name, difference in compare_label_sets(book.codes).items():
+def _differences(differences: dict[str, dict[str, list[str]]]) -> None:
+    """Say how the label set differs from the published lists."""
+    for name, difference in differences.items():
         if difference["only_here"]:
             here, there = ", ".join(difference["only_here"]), ", ".join(difference["only_there"])
             out.print(f"  against {name}: only here {here}; only there {there}", style="yellow", soft_wrap=True)
@@ -233,4 +227,13 @@ def _told(manifest: dict[str, Any], folder: Path, json: bool) -> None:
     out.print(f"{manifest['admissions']} admissions ({splits}), {manifest['codes']} codes: {folder}", soft_wrap=True)
     for name, value in manifest["notes"].items():
         if name not in ("statistics", "settings"):
-            out.print(f"  {name}: {value}", style="dim", soft_wrap=True, markup=False)
+            out.print(f"  {name}: {_plain(value)}", style="dim", soft_wrap=True, markup=False)
+
+
+def _plain(value: Any) -> str:
+    """A note's counts as text: `name count, name count`; what is told elsewhere left out."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_plain(inner)}" for name, inner in value.items() if name != "differs_from")
+    if isinstance(value, list):
+        return " ".join(map(str, value)) if value else "none"
+    return str(value)
