@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import shutil
@@ -181,17 +182,16 @@ def train(
     training_admissions = corpus.split("train")
     _begin(out, settings, resume)
     texts = [*(admission.text for admission in training_admissions), *unlabelled]
-    tokenizer = make_tokenizer(settings, texts, out / _TRAINING / "tokenizer")
-    layout, rules = layout_of(settings), cleaning_of(settings)
-    train_set = EncodedSplit(training_admissions, tokenizer, layout, rules, corpus.code_book)
-    val_set = EncodedSplit(corpus.split("val"), tokenizer, layout, rules, corpus.code_book) if validates else None
-    model = make_model(settings, tokenizer, corpus.code_book)
-    if settings.encoder.startswith("new:"):
-        start_new_encoder(model, tokenizer, texts, settings)
-    if settings.bias_init == "prevalence":
-        start_biases(model, train_set.targets)
-    if settings.label_init == "associations":
-        initialise_from_associations(model, train_set.documents, train_set.targets)
+    try:
+        tokenizer = make_tokenizer(settings, texts, out / _TRAINING / "tokenizer")
+        layout, rules = layout_of(settings), cleaning_of(settings)
+        train_set = EncodedSplit(training_admissions, tokenizer, layout, rules, corpus.code_book)
+        val_set = EncodedSplit(corpus.split("val"), tokenizer, layout, rules, corpus.code_book) if validates else None
+        model = _start(settings, tokenizer, corpus, texts, train_set)
+    except HilatError:
+        if not resume:  # nothing was trained: leave nothing behind that asks for --resume
+            _undo(out)
+        raise
     trainer = _trainer(model, tokenizer, settings, train_set, val_set, out / _TRAINING, checked_device(device))
     if tell is not None:
         trainer.add_callback(Watcher(tell))
@@ -218,6 +218,32 @@ def train(
         )
     trainer.accelerator.wait_for_everyone()
     return TrainingResult(coder, trainer.state.global_step, losses, evaluations, trainer.state.best_global_step)
+
+
+def _start(
+    settings: TrainingSettings,
+    tokenizer: PreTrainedTokenizerBase,
+    corpus: Corpus,
+    texts: Sequence[str],
+    train_set: EncodedSplit,
+) -> HilatModel:
+    """The model before its first step, started as the settings say."""
+    model = make_model(settings, tokenizer, corpus.code_book)
+    if settings.encoder.startswith("new:"):
+        start_new_encoder(model, tokenizer, texts, settings)
+    if settings.bias_init == "prevalence":
+        start_biases(model, train_set.targets)
+    if settings.label_init == "associations":
+        initialise_from_associations(model, train_set.documents, train_set.targets)
+    return model
+
+
+def _undo(out: Path) -> None:
+    """Take back what `_begin` wrote; the folder too where nothing else is in it."""
+    shutil.rmtree(out / _TRAINING, ignore_errors=True)
+    (out / "settings.json").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        out.rmdir()
 
 
 def _begin(out: Path, settings: TrainingSettings, resume: bool) -> None:

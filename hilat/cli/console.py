@@ -102,6 +102,6 @@ def quiet_libraries() -> None:
 
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    for name in ("torch", "accelerate", "py.warnings"):
+    for name in ("torch", "accelerate", "huggingface_hub", "py.warnings"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.simplefilter("ignore")

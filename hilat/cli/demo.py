@@ -11,22 +11,27 @@ import typer
 from hilat.cli.console import emit_json, number, out, say, training_progress
 from hilat.cli.options import Json
 
-# Found by trying, on the built-in corpus; the encoder starts from random weights, so that embeddings and head, which
-# hold what little there is to know, learn faster than the layers between them.
+# Found by trying (docs/codiesp.md): trained from nothing on a few hundred notes, it matters where everything starts.
 QUICK: dict[str, Any] = {
     "encoder": "new:xlnet",
     "new_layers": 1,
     "new_width": 128,
     "new_heads": 4,
     "new_vocabulary": 2000,
+    "new_embeddings": "cooccurrence",
+    "new_embedding_std": 1.0,
+    "new_init_std": 0.05,
+    "new_local_heads": True,
+    "label_init": "associations",
+    "bias_init": "prevalence",
     "chunks": 5,
     "tokens": 66,
     "steps": 600,
     "batch_size": 8,
-    "learning_rate": 5e-4,
-    "embedding_learning_rate": 5e-3,
-    "head_learning_rate": 5e-3,
-    "init_std": 0.1,
+    "learning_rate": 1e-3,
+    "embedding_learning_rate": 2e-3,
+    "head_learning_rate": 4e-3,
+    "init_std": 0.05,
     "warmup": 0.1,
     "weight_decay": 0.01,
     "evaluate_every": 150,

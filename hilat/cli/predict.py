@@ -15,7 +15,9 @@ from hilat.cli.options import Device, Json, ModelFolder
 
 def predict(
     model: ModelFolder,
-    note: Annotated[Path | None, typer.Argument(help="A text file, UTF-8; without it, standard input is read.")] = None,
+    note: Annotated[
+        Path | None, typer.Argument(help="A text file, UTF-8; without it, or for -, standard input is read.")
+    ] = None,
     every: Annotated[
         bool, typer.Option("--all", help="List every code, not only those above their threshold.")
     ] = False,
@@ -27,9 +29,9 @@ def predict(
 
     Examples:
 
-      [bold]hilat predict --model out/demo/model note.txt[/]
+      [bold]hilat predict --model out/demo/run/model note.txt[/]
 
-      [bold]cat note.txt | hilat predict --model out/demo/model --json[/]
+      [bold]cat note.txt | hilat predict --model out/demo/run/model --json[/]
     """
     from hilat.coder import load_coder
     from hilat.coder import predict as run
@@ -79,9 +81,10 @@ def predict(
 
 
 def _read(note: Path | None, encoding: str) -> str:
-    name = "standard input" if note is None else str(note)
+    piped = note is None or str(note) == "-"
+    name = "standard input" if piped else str(note)
     try:
-        raw = sys.stdin.buffer.read() if note is None else note.read_bytes()
+        raw = sys.stdin.buffer.read() if note is None or piped else note.read_bytes()
     except FileNotFoundError:
         raise HilatError(f"{name} does not exist; expected a text file with one note. Check the path") from None
     except IsADirectoryError:

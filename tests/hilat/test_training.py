@@ -220,3 +220,10 @@ def test_steps_from_epochs() -> None:
     assert optimiser_steps(replace(TINY, epochs=2.0), 9) == 6
     assert optimiser_steps(replace(TINY, epochs=2.0, accumulate=2), 9) == 4
     assert optimiser_steps(TINY, 9) == 6
+
+
+def test_a_run_that_cannot_start_leaves_nothing_behind(corpus: Corpus, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(HilatError, match="tokenizer"):
+        train(corpus, replace(TINY, encoder=str(tmp_path / "nothing")), out, device="cpu")
+    assert not out.exists()
