@@ -24,6 +24,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 
 from explain.attention import attend
+from explain.subject import MethodOptions
 from hilat.admissions import Admission
 from hilat.cli.console import quiet_libraries, say, table, training_progress
 from hilat.coder import Coder, load_coder, predict
@@ -200,17 +201,8 @@ def pages(corpus: Corpus, folder: Path, out: Path) -> None:
     from hilat.cli import report as report_command
 
     coder = load_coder(folder / "model")
-    explain_command.write(
-        coder,
-        folder / "model",
-        corpus.split("dev"),
-        out / "explain",
-        "dev",
-        corpus.source,
-        ["predicted", "gold"],
-        8,
-        True,
-    )
+    plan = explain_command.Plan("dev", corpus.source, ("predicted", "gold"), ("attention",), MethodOptions())
+    explain_command.write(coder, folder / "model", corpus.split("dev"), out / "explain", plan, overwrite=True)
     index, count = report_command.write(out / "explain", corpus, out / "pages", overwrite=True)
     say(f"{count} pages: {index}")
 

@@ -1,6 +1,8 @@
 """explain: from codes to evidence. Word scores for every code, and measures of what they are worth."""
 
-from explain.attention import attend, explain
 from explain.attribution import Attribution
+from explain.explaining import explain
+from explain.methods import METHODS
+from explain.subject import MethodOptions
 
-__all__ = ["Attribution", "attend", "explain"]
+__all__ = ["METHODS", "Attribution", "MethodOptions", "explain"]

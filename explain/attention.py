@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from explain.attribution import Attribution
 from hilat.admissions import Admission, HilatError
 from hilat.coder import Coder, Prediction, predict
 from hilat.encoding import EncodedDocument, outside_words, tokens_to_words
@@ -55,25 +54,3 @@ def attend(
         tokens = global_token_attention(prediction.token_attention, prediction.chunk_attention)
         words, outside = word_attention(tokens, prediction.document)
         yield prediction, words, outside
-
-
-def explain(coder: Coder, admission: Admission | str, codes: Sequence[str] | None = None) -> list[Attribution]:
-    """Word attention of one admission (or bare text) for the given codes; by default those the model predicts."""
-    prediction, words, outside = next(attend(coder, [admission]))
-    if codes is None:
-        columns = [int(k) for k in np.flatnonzero(prediction.probabilities >= coder.thresholds)]
-    else:
-        columns = [coder.code_book.column(code) for code in codes]
-    return [
-        Attribution(
-            hadm_id=prediction.document.hadm_id,
-            code=coder.code_book.codes[k],
-            method="attention",
-            target="attention",
-            signed=False,
-            scores=words[k],
-            word_spans=prediction.document.word_spans,
-            outside=float(outside[k]),
-        )
-        for k in columns
-    ]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from explain.attention import attend
+from explain.hilat_target import HilatTarget
+from explain.methods import METHODS, checked_methods
+from explain.subject import MethodOptions, Subject
 from explain.table import Explained
 from hilat.admissions import Admission
 from hilat.cleaning import clean
-from hilat.coder import Coder
+from hilat.coder import Coder, Prediction, predict
 
 CHOICES = ("all", "predicted", "gold", "false-positive", "false-negative")
 
@@ -36,38 +40,66 @@ def chosen_columns(
     return [int(k) for k in np.flatnonzero(wanted)]
 
 
+def fingerprint(coder: Coder) -> str:
+    """A short digest of the model's weights and thresholds: the same model gives the same one."""
+    digest = hashlib.blake2b(digest_size=12)
+    for name, tensor in sorted(coder.model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(tensor.detach().float().cpu().numpy()).tobytes())
+    digest.update(coder.thresholds.tobytes())
+    return digest.hexdigest()
+
+
 def collect(
     coder: Coder,
     admissions: Sequence[Admission],
     *,
     choices: Sequence[str] = ("predicted", "gold"),
+    methods: Sequence[str] = ("attention",),
+    options: MethodOptions = MethodOptions(),  # noqa: B008 (frozen)
     batch_size: int = 8,
 ) -> Iterator[Explained]:
-    """One Explained per admission, in order, from one forward pass each."""
-    for admission, (prediction, words, outside) in zip(
-        admissions, attend(coder, admissions, batch_size=batch_size), strict=True
+    """One Explained per admission, in order: predictions in batches, then every method on every note.
+
+    Raises:
+        HilatError: for an unknown method or code, or a method that this model does not allow.
+    """
+    checked_methods(methods)
+    target = HilatTarget(coder)
+    pooled = coder.model.config.chunk_attention not in ("shared", "per_code")
+    for admission, prediction in zip(
+        admissions, predict(coder, admissions, batch_size=batch_size, attentions=not pooled), strict=True
     ):
-        document = prediction.document
         gold = coder.code_book.targets([admission.codes])[0] > 0.5  # (K,)
         predicted = prediction.probabilities >= coder.thresholds  # (K,)
-        text = clean(admission.text, coder.rules)
-        assert prediction.chunk_attention is not None
-        yield Explained(
-            hadm_id=admission.hadm_id,
-            codes=coder.code_book.codes,
-            logits=prediction.logits,
-            probabilities=prediction.probabilities,
-            thresholds=coder.thresholds,
-            gold=gold,
-            chunk_attention=prediction.chunk_attention.astype(np.float64),
-            outside=outside,
-            word_scores={coder.code_book.codes[k]: words[k] for k in chosen_columns(choices, coder, predicted, gold)},
-            word_spans=document.word_spans,
-            word_chunk=first_chunk(document.word_index, len(document.word_spans)),
-            word_tokens=np.bincount(document.word_index[document.word_index >= 0], minlength=len(document.word_spans)),
-            removed=text.removed,
-            removed_reasons=text.removed_reasons,
-        )
+        columns = chosen_columns(choices, coder, predicted, gold)
+        subject = Subject(target, prediction.document, admission.text, columns, options)
+        yield explained(coder, admission, prediction, {name: METHODS[name].scores(subject) for name in methods} if columns else {}, columns)  # fmt: skip
+
+
+def explained(
+    coder: Coder, admission: Admission, prediction: Prediction, methods: dict[str, Any], columns: Sequence[int]
+) -> Explained:
+    """What the tables keep of one admission."""
+    document = prediction.document
+    text = clean(admission.text, coder.rules)
+    words = document.word_index[document.word_index >= 0]
+    return Explained(
+        hadm_id=admission.hadm_id,
+        codes=coder.code_book.codes,
+        logits=prediction.logits,
+        probabilities=prediction.probabilities,
+        thresholds=coder.thresholds,
+        gold=coder.code_book.targets([admission.codes])[0] > 0.5,
+        chunk_attention=None if prediction.chunk_attention is None else prediction.chunk_attention.astype(np.float64),
+        scored=tuple(coder.code_book.codes[k] for k in columns),
+        methods=methods,
+        word_spans=document.word_spans,
+        word_chunk=first_chunk(document.word_index, len(document.word_spans)),
+        word_tokens=np.bincount(words, minlength=len(document.word_spans)),
+        removed=text.removed,
+        removed_reasons=text.removed_reasons,
+    )
 
 
 def first_chunk(word_index: NDArray[np.int64], n_words: int) -> NDArray[np.int64]:

@@ -37,6 +37,10 @@ class HilatTarget:
         """Where the model is."""
         return self.coder.device
 
+    def restricted(self, columns: Sequence[int]) -> HilatTarget:
+        """The same model, of these of its codes only."""
+        return HilatTarget(self.coder, self.columns[np.array(columns, dtype=np.int64)].tolist())
+
     def encode(self, admission: Admission | str) -> EncodedDocument:
         """The admission (or a bare text) as this model's input."""
         return self.coder.encode(admission)

@@ -6,7 +6,7 @@ H attention heads of the encoder.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -66,6 +66,10 @@ class Target(Protocol):
     @property
     def device(self) -> torch.device:
         """Where the model is."""
+        ...
+
+    def restricted(self, columns: Sequence[int]) -> Target:
+        """The same model, of these codes only, so that its head computes no other."""
         ...
 
     def encode(self, admission: Admission | str) -> EncodedDocument:

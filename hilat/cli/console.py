@@ -53,8 +53,9 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, 
     out.print(made)
 
 
-def progress(items: Iterable[Item], total: int | None, what: str) -> Iterator[Item]:
-    """The items, with a bar on standard error."""
+@contextmanager
+def counting(total: int | None, what: str) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error; what it gives is called with how many more are done."""
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -65,9 +66,15 @@ def progress(items: Iterable[Item], total: int | None, what: str) -> Iterator[It
     )
     with bar:
         task = bar.add_task(what, total=total)
+        yield lambda n: bar.advance(task, n)
+
+
+def progress(items: Iterable[Item], total: int | None, what: str) -> Iterator[Item]:
+    """The items, with a bar on standard error."""
+    with counting(total, what) as tick:
         for item in items:
             yield item
-            bar.advance(task)
+            tick(1)
 
 
 @contextmanager

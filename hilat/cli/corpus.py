@@ -8,12 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from hilat.cli.console import emit_json, number, out, table
-from hilat.cli.options import Json, Overwrite
+from hilat.cli.options import Json, Overwrite, Seed
 
 app = typer.Typer(no_args_is_help=True, help="Make, convert and describe corpora.", pretty_exceptions_enable=False)
 
 OutFolder = Annotated[Path, typer.Option("--out", help="The corpus folder to write.")]
-Seed = Annotated[int, typer.Option(help="Seed of what is drawn.")]
 
 
 @app.command("planted")

@@ -54,6 +54,7 @@ def demo(
     """
     import torch
 
+    from explain.subject import MethodOptions
     from hilat.cli import evaluate as evaluate_command
     from hilat.cli import explain as explain_command
     from hilat.cli import report as report_command
@@ -83,9 +84,8 @@ def demo(
     write_json(out_folder / "evaluation.json", result.metrics.to_dict())
     say("4/5 explaining")
     model = out_folder / "run" / "model"
-    explain_command.write(
-        coder, model, test, out_folder / "explain", "test", corpus.source, ["predicted", "gold"], 8, True
-    )
+    plan = explain_command.Plan("test", corpus.source, ("predicted", "gold"), ("attention",), MethodOptions())
+    explain_command.write(coder, model, test, out_folder / "explain", plan, overwrite=True)
     say("5/5 writing pages")
     index, pages = report_command.write(out_folder / "explain", corpus, out_folder / "pages", overwrite=True)
     seconds = time.monotonic() - begun

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hilat.cli.console import emit_json, out, progress
-from hilat.cli.options import BatchSize, CorpusFolder, Device, Json, ModelFolder, Overwrite, Split
+from hilat.cli.console import counting, emit_json, out, say, table
+from hilat.cli.options import BatchSize, CorpusFolder, Device, Json, ModelFolder, Overwrite, Seed, Split
 
 if TYPE_CHECKING:
+    from explain.subject import MethodOptions
+    from explain.table import Explained
     from hilat.admissions import Admission
     from hilat.coder import Coder
+
+
+def _list(asked: bool) -> None:
+    """Show the methods and stop."""
+    if not asked:
+        return
+    from explain.methods import METHODS
+
+    table("Methods", ("name", "family", "what it is"), [(n, m.family, m.says) for n, m in METHODS.items()], left=3)
+    raise typer.Exit
 
 
 def explain(
@@ -27,64 +42,137 @@ def explain(
             help="Which codes of each note: all, predicted, gold, false-positive, false-negative, or codes; comma between."
         ),
     ] = "predicted,gold",
+    method: Annotated[
+        str, typer.Option(help="Methods, comma between, or all; `hilat explain --list-methods` tells them.")
+    ] = "attention",
+    join: Annotated[str, typer.Option(help="A word's score from its tokens': sum, mean or max.")] = "sum",
+    removal: Annotated[str, typer.Option(help="What becomes of a removed word: mask, pad, unk or delete.")] = "mask",
+    baseline: Annotated[str, typer.Option(help="Where path methods start: mask, pad or zero.")] = "mask",
+    output: Annotated[
+        str, typer.Option(help="What gradients and perturbation explain: logit or probability.")
+    ] = "logit",
+    steps: Annotated[
+        int, typer.Option(min=1, help="Points of the path of integrated gradients and gradient SHAP.")
+    ] = 50,
+    samples: Annotated[int, typer.Option(min=10, help="Perturbed notes for LIME and KernelSHAP.")] = 1000,
+    seed: Seed = 0,
     batch_size: BatchSize = 8,
+    list_methods: Annotated[  # noqa: ARG001
+        bool, typer.Option("--list-methods", is_eager=True, callback=_list, help="Show the methods and stop.")
+    ] = False,
     device: Device = "auto",
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Write the word attention of a split's notes as Parquet tables (no note text in them).
+    """Write the word scores of a split's notes as Parquet tables (no note text in them).
+
+    A run that was stopped goes on where it stopped when the same command is given again.
 
     Examples:
 
       [bold]hilat explain --model runs/xlnet/model --corpus corpora/mimic50 --out runs/xlnet/explain[/]
 
-      [bold]hilat explain --model m --corpus c --out e --codes false-positive,428.0[/]
+      [bold]hilat explain --model m --corpus c --out e --method attention,input_x_gradient --codes false-positive,428.0[/]
     """
+    from explain.methods import METHODS, checked_methods
+    from explain.subject import MethodOptions
     from hilat.coder import load_coder
     from hilat.corpora import read_corpus
 
+    methods = checked_methods(tuple(METHODS) if method == "all" else tuple(_listed(method)))
+    options = MethodOptions(
+        join=join,  # type: ignore[arg-type]
+        removal=removal,  # type: ignore[arg-type]
+        baseline=baseline,  # type: ignore[arg-type]
+        output=output,  # type: ignore[arg-type]
+        steps=steps,
+        samples=samples,
+        seed=seed,
+    )
     coder = load_coder(model, device)
     data = read_corpus(corpus, splits=[split])
-    choices = [choice.strip() for choice in codes.split(",") if choice.strip()]
-    count = write(coder, model, data.split(split), out_folder, split, data.source, choices, batch_size, overwrite)
-    summary = {"explanations": str(out_folder), "admissions": count, "codes": choices, "method": "attention"}
+    choices = _listed(codes)
+    begun = time.monotonic()
+    plan = Plan(split, data.source, tuple(choices), methods, options, batch_size)
+    count = write(coder, model, data.split(split), out_folder, plan, overwrite)
+    summary = {
+        "explanations": str(out_folder),
+        "admissions": count,
+        "codes": choices,
+        "methods": list(methods),
+        "seconds": time.monotonic() - begun,
+    }
     if json:
         emit_json(summary)
     else:
-        out.print(f"{count} admissions explained: {out_folder}", soft_wrap=True)
+        out.print(f"{count} admissions explained by {', '.join(methods)}: {out_folder}", soft_wrap=True)
 
 
-def write(
-    coder: Coder,
-    model: Path,
-    admissions: Sequence[Admission],
-    folder: Path,
-    split: str,
-    source: str,
-    choices: list[str],
-    batch_size: int,
-    overwrite: bool,
-) -> int:
+@dataclass(frozen=True)
+class Plan:
+    """What is to be explained, and how."""
+
+    split: str
+    source: str
+    choices: tuple[str, ...]
+    methods: tuple[str, ...]
+    options: MethodOptions
+    batch_size: int = 8
+
+
+def write(coder: Coder, model: Path, admissions: Sequence[Admission], folder: Path, plan: Plan, overwrite: bool) -> int:
     """Explain admissions into a folder, with a progress bar; returns how many."""
     import numpy as np
 
-    from explain.collect import chosen_columns, collect
-    from explain.table import write_explanations
+    from explain.collect import chosen_columns, collect, fingerprint
+    from explain.methods import METHODS
+    from explain.table import unfinished, write_explanations
     from hilat.provenance import run_record
 
     nothing = np.zeros(len(coder.code_book), dtype=bool)
-    chosen_columns(choices, coder, nothing, nothing)  # a wrong code is told before the work begins
+    chosen_columns(plan.choices, coder, nothing, nothing)  # a wrong code is told before the work begins
+    options = asdict(plan.options)
+    settings = {"model": str(model), "split": plan.split, "codes": list(plan.choices), "options": options}
     manifest = {
-        **run_record("explain", {"model": str(model), "split": split, "codes": choices}, None),
-        "source": source,
-        "split": split,
+        **run_record("explain", settings, plan.options.seed),
+        "source": plan.source,
+        "split": plan.split,
         "threshold_source": coder.threshold_source,
         "chunks": coder.layout.chunks,
         "label_set": list(coder.code_book.codes),
         "system": coder.code_book.system,
-        "methods": {"attention": "global token attention (Liu et al. 2022, equation 10), summed over a word's tokens"},
+        "methods": {name: METHODS[name].says for name in plan.methods},
     }
-    stream = collect(coder, admissions, choices=choices, batch_size=batch_size)
-    return write_explanations(
-        folder, iter(progress(stream, len(admissions), "explaining")), manifest, overwrite=overwrite
-    )
+    ids = [admission.hadm_id for admission in admissions]
+    digest = hashlib.sha256("\n".join(ids).encode()).hexdigest()
+    key = {
+        "model": fingerprint(coder),
+        "admissions": digest,
+        "codes": list(plan.choices),
+        "methods": list(plan.methods),
+        "options": options,
+    }
+    done = unfinished(folder)
+    if done:
+        say(f"going on after {min(done, len(ids))} admissions")
+    with counting(len(ids), "explaining") as tick:
+        tick(min(done, len(ids)))
+
+        def explained(part: slice) -> Iterator[Explained]:
+            stream = collect(
+                coder,
+                admissions[part],
+                choices=plan.choices,
+                methods=plan.methods,
+                options=plan.options,
+                batch_size=plan.batch_size,
+            )
+            for one in stream:
+                yield one
+                tick(1)
+
+        return write_explanations(folder, ids, explained, manifest, key=key, overwrite=overwrite)
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]

@@ -74,7 +74,8 @@ def write(
     book = corpus.code_book.restricted_to(manifest["label_set"])
     total = len(ids) if ids is not None else int(manifest["admissions"])
     pages = (
-        _page(known, one, book, label) for one in progress(read_explanations(explanations, ids), total, "writing pages")
+        _page(known, one, book, label, int(manifest["chunks"]))
+        for one in progress(read_explanations(explanations, ids), total, "writing pages")
     )
     with new_folder(folder, overwrite=overwrite, what="folder of pages") as beside:
         index = write_report(
@@ -84,7 +85,7 @@ def write(
     return folder / name, total
 
 
-def _page(known: dict[str, Admission], one: Explained, book: CodeBook, label: RunLabel) -> ReportPage:
+def _page(known: dict[str, Admission], one: Explained, book: CodeBook, label: RunLabel, chunks: int) -> ReportPage:
     from reports.page import Outputs, Reading, build_page
 
     if one.hadm_id not in known:
@@ -97,12 +98,12 @@ def _page(known: dict[str, Admission], one: Explained, book: CodeBook, label: Ru
         Reading(
             one.word_spans,
             one.word_chunk,
-            one.chunk_attention.shape[1],
+            chunks,
             int(one.word_tokens.sum()),
             one.removed,
             one.removed_reasons,
         ),
-        Outputs(one.logits, one.probabilities, one.thresholds, one.chunk_attention, one.word_scores),
+        Outputs(one.logits, one.probabilities, one.thresholds, one.chunk_attention, one.of("attention")),
         label,
     )
 
