@@ -83,6 +83,7 @@ def make_model(settings: TrainingSettings, tokenizer: PreTrainedTokenizerBase, c
         tokens=settings.tokens,
         token_attention=settings.token_attention,
         chunk_attention=settings.chunk_attention,
+        attention=settings.attention,
         attend_padding=settings.attend_padding,
         dropout=settings.dropout,
         init_std=settings.init_std,

@@ -79,7 +79,8 @@ class HilatModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         # The published classifier bias starts as nn.Linear's uniform noise; zero says the same without the noise.
         if isinstance(module, TokenAttention | ChunkAttention | CodeClassifier):
             for name, parameter in module.named_parameters(recurse=False):
-                if name == "bias":
+                even = self.config.attention == "uniform" and name in ("labels", "query")
+                if name == "bias" or even:
                     init.zeros_(parameter)
                 else:
                     init.normal_(parameter, mean=0.0, std=self.config.init_std)
@@ -105,7 +106,7 @@ class HilatModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         self.encoder.set_input_embeddings(value)
 
     def freeze(self) -> None:
-        """Train what `config.fine_tune` says: the head always; of the encoder all, the last layer or none.
+        """Train what `config` says: of the encoder all, the last layer or none; both attentions if learned; the classifier.
 
         Encoder parameters that are never used (a pooler, XLNet's mask embedding) are frozen too, so that training on
         several processes does not wait for their gradients. The last layer is found at any depth; the published code
@@ -117,6 +118,9 @@ class HilatModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         if kind == "last":
             for parameter in transformer_layers(self.encoder)[-1].parameters():
                 parameter.requires_grad_(True)
+        for part in (self.token_attention, self.chunk_attention):
+            for parameter in () if part is None else part.parameters():
+                parameter.requires_grad_(self.config.attention == "learned")
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:

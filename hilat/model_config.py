@@ -12,6 +12,7 @@ from hilat.admissions import HilatError
 
 TokenAttentionKind = Literal["shared", "per_chunk"]
 ChunkAttentionKind = Literal["shared", "per_code", "mean", "max", "flat"]
+Attention = Literal["learned", "uniform", "frozen"]
 FineTune = Literal["all", "last", "none"]
 
 # An empty chunk is its two special tokens and padding.
@@ -28,6 +29,9 @@ class HilatConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
         included.
     token_attention: one attention for all chunks ("shared", the paper's), or one per chunk (ablation g).
     chunk_attention: one for all codes ("shared", the paper's), "per_code", or pooling instead (ablation h, i, j).
+    attention: "learned"; or "uniform" (label vectors and chunk query stay 0, so that every token and chunk weighs the same)
+        or "frozen" (both attentions stay at their start), to ask what learned attention is worth (Wiegreffe and Pinter 2019,
+        section 3.2).
     attend_padding: True lets padding and empty chunks take attention, as in the published code; False masks them.
     dropout: on the encoder's output, the chunk vectors and the document vectors.
     fine_tune: which encoder layers are trained: "all", "last" (ablation e; the head always is), "none".
@@ -46,6 +50,7 @@ class HilatConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     tokens: int = 512
     token_attention: TokenAttentionKind = "shared"
     chunk_attention: ChunkAttentionKind = "shared"
+    attention: Attention = "learned"
     attend_padding: bool = False
     dropout: float = 0.1
     fine_tune: FineTune = "all"
@@ -60,6 +65,7 @@ class HilatConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
         tokens: int = 512,
         token_attention: TokenAttentionKind = "shared",
         chunk_attention: ChunkAttentionKind = "shared",
+        attention: Attention = "learned",
         attend_padding: bool = False,
         dropout: float = 0.1,
         fine_tune: FineTune = "all",
@@ -72,6 +78,7 @@ class HilatConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
         self.tokens = _whole("tokens", tokens, SPECIAL_TOKENS + 1)
         self.token_attention = _one_of("token_attention", token_attention, get_args(TokenAttentionKind))
         self.chunk_attention = _one_of("chunk_attention", chunk_attention, get_args(ChunkAttentionKind))
+        self.attention = _one_of("attention", attention, get_args(Attention))
         self.attend_padding = _one_of("attend_padding", attend_padding, (True, False))
         self.dropout = _in_range("dropout", dropout, 0.0, 1.0)
         self.fine_tune = _one_of("fine_tune", fine_tune, get_args(FineTune))

@@ -19,6 +19,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "order": ("diagnosis_first", "raw", "published"),
     "token_attention": ("shared", "per_chunk"),
     "chunk_attention": ("shared", "per_code", "mean", "max", "flat"),
+    "attention": ("learned", "uniform", "frozen"),
     "label_init": ("random", "titles", "associations"),
     "bias_init": ("zero", "prevalence"),
     "new_embeddings": ("random", "cooccurrence"),
@@ -41,6 +42,7 @@ class TrainingSettings:
         new_local_heads: start XLNet's heads as windows on near neighbours; new_feed_forward: width of the inner layer
         in multiples of new_width. bias_init: classifier biases start at 0, or at the codes' log-odds in train.
     chunks, tokens: C and T, T with the two special tokens. words, order, sections: how a note is read (section 3.1).
+    attention: "learned", or a control that is not: "uniform", or "frozen" at its start (see `HilatConfig`).
     label_init: label vectors start at random, from the encoded code titles (ablation f), or from the tokens most associated
         with the code in the training notes ("associations"; not in the paper, see `hilat.associations`).
     learning_rate: for all; embedding_learning_rate and head_learning_rate, where given, for those parts.
@@ -70,6 +72,7 @@ class TrainingSettings:
     sections: bool = False
     token_attention: str = "shared"
     chunk_attention: str = "shared"
+    attention: str = "learned"
     attend_padding: bool = False
     label_init: str = "random"
     bias_init: str = "zero"
@@ -116,6 +119,11 @@ class TrainingSettings:
             raise HilatError(f"setting learning_rate is {self.learning_rate}; expected a positive number such as 5e-5")
         if self.encoder.startswith("new:") and self.encoder not in NEW_ENCODERS:
             raise HilatError(f"setting encoder is {self.encoder!r}; new encoders are {', '.join(NEW_ENCODERS)}")
+        if self.attention == "uniform" and self.label_init != "random":
+            raise HilatError(
+                f"setting attention is uniform and label_init {self.label_init}, which would start an attention; "
+                "expected one of the two. Set label_init: random, or attention: frozen"
+            )
         if self.new_width % self.new_heads:
             raise HilatError(
                 f"setting new_width is {self.new_width}, not a multiple of new_heads {self.new_heads}; make it one"

@@ -264,6 +264,29 @@ def test_all_and_none() -> None:
     assert all(p.grad is not None for n, p in model.named_parameters() if not n.startswith("encoder."))
 
 
+@pytest.mark.parametrize("attention", ["uniform", "frozen"])
+def test_attention_that_is_not_learned_stays_as_it_was(attention: str) -> None:
+    model = _model("bert", attention=attention, dropout=0.0).train()
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
+    model(**_inputs("bert"), labels=torch.ones(4, K)).loss.backward()
+    optimiser.step()
+    for name, parameter in model.named_parameters():
+        of_attention = name.startswith(("token_attention.", "chunk_attention."))
+        if of_attention or name.startswith("classifier."):
+            assert torch.equal(parameter, before[name]) == of_attention, name
+    output = model.train(False)(**_inputs("bert"), output_attentions=True)
+    read = output.chunk_attention > 0  # (B, K, C)
+    weights = output.token_attention[read].detach()  # (n, T)
+    spread = [float(row[row > 0].max() - row[row > 0].min()) for row in weights]
+    if attention == "uniform":
+        assert max(spread) < 1e-6
+        even = read / read.sum(-1, keepdim=True)
+        torch.testing.assert_close(output.chunk_attention, even.to(output.chunk_attention.dtype))
+    else:
+        assert max(spread) > 1e-3
+
+
 def test_layers_of_other_encoders() -> None:
     small = {"vocab_size": 20, "hidden_size": D, "num_attention_heads": 2, "intermediate_size": 8}
     distil = AutoModel.from_config(DistilBertConfig(vocab_size=20, dim=D, n_layers=3, n_heads=2, hidden_dim=8))
