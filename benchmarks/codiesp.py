@@ -195,12 +195,17 @@ def show(baseline: dict[str, Any], seeds: Sequence[dict[str, Any]]) -> None:
         say(f"{key}: {np.mean([s[key] for s in seeds]):.3f}")
 
 
-def pages(corpus: Corpus, folder: Path, out: Path) -> None:
-    """The dev cases' pages, with the coders' evidence boxed."""
+def pages(corpus: Corpus, folder: Path, threshold: float, out: Path) -> None:
+    """The dev cases' pages at the cross-validated threshold, with the coders' evidence boxed."""
     from hilat.cli import explain as explain_command
     from hilat.cli import report as report_command
 
     coder = load_coder(folder / "model")
+    coder = replace(
+        coder,
+        thresholds=np.full(len(coder.code_book), threshold),
+        threshold_source="global, cross-validated inside train",
+    )
     plan = explain_command.Plan("dev", corpus.source, ("predicted", "gold"), ("attention",), MethodOptions())
     explain_command.write(coder, folder / "model", corpus.split("dev"), out / "explain", plan, overwrite=True)
     index, count = report_command.write(out / "explain", corpus, out / "pages", overwrite=True)
@@ -232,7 +237,7 @@ def main() -> None:
     results = [hilat_seed(corpus, settings, seed, texts, given.out) for seed in given.seeds]
     write_json(given.out / "results.json", {"linear": baseline, "hilat": results, "settings": settings.to_dict()})
     show(baseline, results)
-    pages(corpus, given.out / f"seed{given.seeds[0]}" / "all", given.out)
+    pages(corpus, given.out / f"seed{given.seeds[0]}" / "all", float(results[0]["threshold"]), given.out)
 
 
 if __name__ == "__main__":

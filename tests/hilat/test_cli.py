@@ -1,0 +1,180 @@
+"""The command line as its users meet it: help, exit codes, JSON, one sentence for what is wrong, and no note text anywhere."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from hilat.cli import main
+from hilat.corpora.planted import PlantedSettings, make_planted
+
+CANARY = "zyxcanary"
+TRAIN = ["encoder=new:xlnet", "new_layers=1", "new_width=16", "new_heads=2", "new_vocabulary=300", "chunks=3", "tokens=48", "steps=4", "batch_size=4", "warmup=1", "evaluate_every=2"]  # fmt: skip
+COMMANDS = (
+    (), ("demo",), ("doctor",), ("corpus",), ("corpus", "planted"), ("corpus", "table"), ("corpus", "mimic3"),
+    ("corpus", "codiesp"), ("corpus", "describe"), ("train",), ("evaluate",), ("predict",), ("explain",), ("report",),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command said."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> object:
+        return json.loads(self.out)
+
+
+Run = Callable[..., Answer]
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    """Run a command in this process, as the script would."""
+
+    def go(*arguments: object, stdin: bytes = b"") -> Answer:
+        out, err = io.StringIO(), io.StringIO()
+        code = 0
+        with pytest.MonkeyPatch.context() as patched, warnings.catch_warnings():
+            patched.setattr(sys, "argv", ["hilat", *map(str, arguments)])
+            patched.setattr(sys, "stdout", out)
+            patched.setattr(sys, "stderr", err)
+            patched.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+            try:
+                main()
+            except SystemExit as stop:
+                code = int(stop.code or 0)
+        return Answer(code, out.getvalue(), err.getvalue())
+
+    return go
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
+    """A folder in which everything has been run once: notes.csv, corpus, run, explain, pages."""
+    folder = tmp_path_factory.mktemp("cli")
+    made = make_planted(PlantedSettings(seed=2, train=20, val=6, test=6))
+    codes = sorted({code for a in made.admissions for code in a.codes})[:8]
+    lines = ["hadm_id,text,codes,split"]
+    for a in made.admissions:
+        text = (a.text + f"\nPatient is called {CANARY}.").replace('"', "'")
+        lines.append(f'{a.hadm_id},"{text}",{";".join(c for c in a.codes if c in codes)},{a.split}')
+    (folder / "notes.csv").write_text("\n".join(lines), encoding="utf-8")
+    steps = (
+        ("corpus", "table", folder / "notes.csv", "--out", folder / "corpus", "--json"),
+        ("train", "--corpus", folder / "corpus", "--out", folder / "run", "--device", "cpu", "--json", *(a for s in TRAIN for a in ("--set", s))),
+        ("explain", "--model", folder / "run/model", "--corpus", folder / "corpus", "--out", folder / "explain", "--codes", "all",
+         "--method", "attention,input_x_gradient", "--json"),
+        ("report", "--corpus", folder / "corpus", "--explanations", folder / "explain", "--out", folder / "pages", "--json"),
+    )  # fmt: skip
+    for step in steps:
+        answer = run(*step)
+        assert answer.code == 0, answer.err
+        assert isinstance(answer.json, dict)
+        assert CANARY not in answer.out + answer.err
+    return folder
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_has_an_example(run: Run, command: tuple[str, ...]) -> None:
+    answer = run(*command, "--help")
+    assert answer.code == 0
+    if command not in ((), ("corpus",)):
+        assert "Example" in answer.out
+
+
+def test_evaluate_predict_doctor_and_describe_answer_in_json_and_in_tables(run: Run, place: Path) -> None:
+    model, corpus = place / "run/model", place / "corpus"
+    assert "torch" in json.dumps(run("doctor", "--json").json)
+    assert run("corpus", "describe", corpus, "--json").code == 0
+    scored = run("evaluate", "--model", model, "--corpus", corpus, "--per-code", "--json").json
+    assert isinstance(scored, dict)
+    assert scored["metrics"]["threshold_source"] == "fixed 0.5" if "metrics" in scored else "fixed 0.5" in str(scored)
+    assert "macro" in run("evaluate", "--model", model, "--corpus", corpus).out
+    note = place / "note.txt"
+    note.write_text(f"Admitted with {CANARY} and chest pain.", encoding="utf-8")
+    from_file = run("predict", "--model", model, note, "--all", "--json")
+    assert from_file.code == 0
+    assert len(from_file.json["codes"]) == 8  # type: ignore[index]
+    for arguments in ((), ("-",)):
+        piped = run("predict", "--model", model, *arguments, "--all", "--json", stdin=note.read_bytes())
+        assert piped.json == from_file.json
+    assert CANARY not in from_file.out + from_file.err
+
+
+def test_no_note_text_is_written_but_where_notes_belong(place: Path) -> None:
+    spoken = CANARY.encode()
+    for path in sorted(place.rglob("*")):
+        if not path.is_file() or path.name in ("notes.csv", "note.txt") or path.suffix == ".html":
+            continue
+        if path.parent == place / "corpus":
+            continue  # the corpus is the notes
+        if path.name == "tokenizer.json" or "tokenizer" in path.parent.name:
+            continue  # a vocabulary learned from notes holds words that are frequent in them; the README says so
+        assert spoken not in path.read_bytes().lower(), path
+    import pyarrow.parquet as pq
+
+    for path in (place / "explain").glob("*.parquet"):
+        assert CANARY not in str(pq.read_table(path).to_pydict()).lower()
+    assert any(CANARY in path.read_text(encoding="utf-8") for path in (place / "pages").glob("admission-*.html"))
+
+
+def wrong(place: Path) -> dict[str, tuple[tuple[object, ...], int, str]]:
+    """What is given, the exit code, and words of the sentence that answers."""
+    model, corpus = place / "run/model", place / "corpus"
+    notes = place / "notes.csv"
+    (place / "latin.csv").write_bytes(notes.read_bytes() + "x,café,401.9,test\n".encode("latin-1"))
+    (place / "empty.csv").write_text("hadm_id,text,codes\n1,,401.9\n")
+    (place / "twice.csv").write_text(f"hadm_id,text,codes\n1,{CANARY} a,401.9\n1,{CANARY} b,401.9\n")
+    (place / "column.csv").write_text(f"id,text,codes\n1,{CANARY},401.9\n")
+    (place / "bad.yaml").write_text("stepps: 3\n")
+    (place / "blank.txt").write_text("  \n")
+    (place / "bytes.txt").write_bytes(CANARY.encode() + b" \xff\xfe")
+    new = place / "new"
+    return {
+        "no such option": (("train", "--no-such"), 2, "No such option"),
+        "no such command": (("trian",), 2, "trian"),
+        "missing option": (("train", "--out", new), 2, "--corpus"),
+        "unknown setting": (("train", "--corpus", corpus, "--out", new, "--set", "stepps=3"), 2, "stepps"),
+        "unknown key": (("train", "--corpus", corpus, "--out", new, "--config", place / "bad.yaml"), 2, "stepps"),
+        "no corpus": (("train", "--corpus", place / "nothing", "--out", new), 1, "corpus"),
+        "run exists": (("train", "--corpus", corpus, "--out", place / "run"), 1, "--resume"),
+        "not a model": (("evaluate", "--model", place, "--corpus", corpus), 1, "hilat.json"),
+        "no split": (("evaluate", "--model", model, "--corpus", corpus, "--split", "tset"), 1, "train, val, test"),
+        "device": (("evaluate", "--model", model, "--corpus", corpus, "--device", "abacus"), 1, "abacus"),
+        "unknown code": (("explain", "--model", model, "--corpus", corpus, "--out", new, "--codes", "1.2"), 1, "1.2"),
+        "unknown method": (("explain", "--model", model, "--corpus", corpus, "--out", new, "--method", "magic"), 1, "att_in_grad"),
+        "column": (("corpus", "table", place / "column.csv", "--out", new), 1, "hadm_id"),
+        "twice": (("corpus", "table", place / "twice.csv", "--out", new), 1, "1"),
+        "empty text": (("corpus", "table", place / "empty.csv", "--out", new), 1, "row"),
+        "encoding": (("corpus", "table", place / "latin.csv", "--out", new), 1, "utf-8"),
+        "no note": (("predict", "--model", model, place / "none.txt"), 1, "does not exist"),
+        "blank note": (("predict", "--model", model, place / "blank.txt"), 1, "empty"),
+        "bytes": (("predict", "--model", model, place / "bytes.txt"), 1, "utf-8"),
+        "no explanations": (("report", "--corpus", corpus, "--explanations", corpus, "--out", new), 1, "hilat explain"),
+        "out exists": (("report", "--corpus", corpus, "--explanations", place / "explain", "--out", place / "pages"), 1, "--overwrite"),
+    }  # fmt: skip
+
+
+def test_what_is_wrong_is_answered_in_a_sentence_and_nothing_is_half_written(run: Run, place: Path) -> None:
+    for name, (arguments, code, words) in wrong(place).items():
+        answer = run(*arguments)
+        said = " ".join((answer.out + answer.err).split())
+        assert answer.code == code, (name, answer.err)
+        assert words.lower() in said.lower(), (name, said)
+        assert "Traceback" not in said, name
+        assert CANARY not in said, name
+        assert code == 2 or said.startswith("error:") or "error:" in said, name
+        assert not (place / "new").exists(), name
+        assert not list(place.glob(".new*")), name
