@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from explain.combined import att_grad, att_in_grad, attention_x_gradient, global_attention_gradients
+from explain.combined import att_grad, att_in_grad, attention_x_gradient, token_attention_gradients
 from explain.gradients import (
     ShapSampling,
     TokenScores,
@@ -52,12 +52,12 @@ def _rollout(subject: Subject) -> WordScores:
 
 
 def _attention_x_gradient(subject: Subject) -> WordScores:
-    scores = attention_x_gradient(subject.attention, global_attention_gradients(subject.states))
+    scores = attention_x_gradient(subject.token_attention, token_attention_gradients(subject.states))
     return subject.on_words(scores, True, "logit", passes=subject.chunks)
 
 
 def _att_grad(subject: Subject) -> WordScores:
-    scores = att_grad(subject.attention, global_attention_gradients(subject.states))
+    scores = att_grad(subject.token_attention, token_attention_gradients(subject.states))
     return subject.on_words(scores, False, "logit", passes=subject.chunks)
 
 
@@ -119,8 +119,10 @@ METHODS: dict[str, Method] = {
     "token_attention": Method("attention", "token attention alone (equation 2), every chunk alike", _token_attention),
     "chunk_attention": Method("attention", "chunk attention alone (equation 6), even within a chunk", _chunk_attention),
     "attention_rollout": Method("attention", "equation 10 carried down through the encoder's attention", _rollout),
-    "attention_x_gradient": Method("combined", "attention times its gradient, states frozen", _attention_x_gradient),
-    "att_grad": Method("combined", "attention times the size of its gradient", _att_grad),
+    "attention_x_gradient": Method(
+        "combined", "token attention times its gradient, encoder states frozen", _attention_x_gradient
+    ),
+    "att_grad": Method("combined", "token attention times the size of its gradient", _att_grad),
     "att_in_grad": Method("combined", "attention times the norm of input x gradient (Edin et al. 2024)", _att_in_grad),
     "saliency": Method("gradient", "L2 norm of the gradient at the embedding", _saliency),
     "input_x_gradient": Method("gradient", "embedding times gradient, summed", _input_x_gradient),

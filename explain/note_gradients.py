@@ -169,6 +169,7 @@ def walk(
             more = i + 1 < len(note.columns)
             (gradient,) = torch.autograd.grad(output[:, k], leaf, slope[:, k], retain_graph=more)
             take(i, rows, gradient.double())
+        del leaf, output, gradient  # this graph, before the next one grows
     rounds = (1 if whole else 2) + (0 if reference is None else 2)
     return values, rounds * len(note.rows)
 

@@ -164,7 +164,12 @@ def mimic3(
         Path, typer.Argument(help="The folder of NOTEEVENTS, DIAGNOSES_ICD, ... (csv, csv.gz, parquet).")
     ],
     out_folder: OutFolder,
-    labels: Annotated[str, typer.Option(help="A number K (the K most frequent codes), all, or caml-50.")] = "50",
+    labels: Annotated[
+        str,
+        typer.Option(
+            help="A number K (the K most frequent codes), all, caml-50, laat-50, or a file with one code per line."
+        ),
+    ] = "50",
     count_on: Annotated[str, typer.Option(help="Where K counts: summaries, coded or train.")] = "summaries",
     splits: Annotated[
         Path | None,

@@ -34,8 +34,8 @@ def published_label_set(name: str) -> tuple[str, ...]:
     """The codes of a published list, in its order. Raises HilatError for a name that is not known."""
     if name not in PUBLISHED:
         raise HilatError(
-            f"label set {name!r} is not known; expected a number, 'all', {', '.join(PUBLISHED)}, or a file with one code "
-            "per line. Lists that no public source could be found for, such as LAAT's, are to be given as a file"
+            f"label set {name!r} is not known; expected a number, 'all', {', '.join(PUBLISHED)}, laat-50 (counted on "
+            "MIMIC-III by LAAT's rule), or a file with one code per line. Correct the name"
         )
     text = resources.files("hilat.corpora").joinpath("data", PUBLISHED[name][0]).read_text(encoding="utf-8")
     return tuple(row["code"] for row in csv.DictReader(io.StringIO(text)))

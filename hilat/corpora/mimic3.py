@@ -7,7 +7,7 @@ marked as errors and identical texts are left out, addenda come after the report
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any, Literal
 from hilat.admissions import Admission, CodeBook, HilatError
 from hilat.corpora.folder import Corpus, write_corpus
 from hilat.corpora.labelsets import compare_label_sets
-from hilat.corpora.mimic3_codes import CodedAdmissions, listed_codes, most_frequent, read_codes
+from hilat.corpora.mimic3_codes import CodedAdmissions, listed_codes, most_frequent, most_frequent_rows, read_codes
 from hilat.corpora.mimic3_notes import JoinedNote, joined_notes, noted_admissions, stage_notes
 from hilat.corpora.mimic3_statistics import SplitStatistics
 from hilat.corpora.mimic3_tables import database, find_tables
@@ -25,6 +25,7 @@ from hilat.corpora.splits import SplitFiles, SubjectSplit, read_split_files, spl
 SOURCE = "mimic3"
 CITATION = "Johnson et al. 2016, MIMIC-III, a freely accessible critical care database, Scientific Data 3:160035"
 Keep = Literal["labelled", "coded", "all"]
+LAAT_50 = "laat-50"
 CountOn = Literal["summaries", "coded", "train"]
 
 
@@ -33,7 +34,8 @@ class Mimic3Settings:
     """What is made of the tables.
 
     labels: the label set. A number K: the K codes that most admissions have; "all": every code of the counted
-        admissions; otherwise the name of a published list ("caml-50") or a file with one dotted code per line.
+        admissions; "laat-50": the 50 codes on most rows, repeats within an admission counted, which is the rule by which
+        LAAT's released code makes its list (it publishes no list); otherwise the name of a published list ("caml-50") or a file with one dotted code per line.
     count_labels_on: the admissions on which K or "all" counts: "summaries" those with a discharge summary, "coded" all
         that have codes, "train" the train split.
     keep: "labelled" admissions with at least one code of the label set (MIMIC-III-50 of the papers), "coded" those with
@@ -119,7 +121,7 @@ def mimic3_stream(folder: Path, settings: Mimic3Settings, *, temp_parent: Path |
         HilatError: as `convert_mimic3`; about a damaged table on entering.
     """
     assigned = read_split_files(settings.splits) if isinstance(settings.splits, SplitFiles) else None
-    if not isinstance(settings.labels, int) and settings.labels != "all":
+    if not isinstance(settings.labels, int) and settings.labels not in ("all", LAAT_50):
         listed_codes(settings.labels)  # a wrong name is told before the long reading
     tables = find_tables(folder)
     with database(
@@ -157,12 +159,13 @@ def choose_labels(
     Raises:
         HilatError: a name that is no list, more codes asked for than there are, or no train split to count on.
     """
-    if settings.count_labels_on == "summaries":
-        counted = [codes for hadm_id, codes in coded.codes.items() if hadm_id in subjects]
-    elif settings.count_labels_on == "coded":
-        counted = list(coded.codes.values())
-    else:
-        counted = [codes for hadm_id, codes in coded.codes.items() if splits.get(hadm_id) == "train"]
+    among: dict[CountOn, Callable[[str], bool]] = {
+        "summaries": lambda hadm_id: hadm_id in subjects,
+        "coded": lambda _: True,
+        "train": lambda hadm_id: splits.get(hadm_id) == "train",
+    }
+    ids = [hadm_id for hadm_id in coded.codes if among[settings.count_labels_on](hadm_id)]
+    counted = [coded.codes[hadm_id] for hadm_id in ids]
     if not counted:
         raise HilatError(
             f"no admission with codes is there to count labels on (count_labels_on={settings.count_labels_on!r}); expected "
@@ -174,6 +177,8 @@ def choose_labels(
         labels = most_frequent(counted, settings.labels)
     elif settings.labels == "all":
         labels = most_frequent(counted, len(there))
+    elif settings.labels == LAAT_50:
+        labels = most_frequent_rows([coded.rows[hadm_id] for hadm_id in ids], 50)
     else:
         labels = listed_codes(settings.labels)
         notes = {"not_in_data": sorted(code for code in labels if code not in there)}

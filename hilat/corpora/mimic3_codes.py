@@ -29,6 +29,7 @@ _DOTTED = re.compile(r"((\d{2,3}|V\d{2})(\.\d{1,2})?|E\d{3}(\.\d)?)")
 class CodedAdmissions:
     """What the coders gave.
 
+    rows: by admission, on how many rows each dotted code stands (a procedure done twice stands on two).
     codes: dotted codes by admission; diagnoses by seq_num, then procedures by seq_num. kinds, titles: by dotted code,
     title "" where D_ICD has none. counts: rows read, left out and odd, by kind.
     """
@@ -37,6 +38,7 @@ class CodedAdmissions:
     kinds: Mapping[str, CodeKind]
     titles: Mapping[str, str]
     counts: Mapping[str, Mapping[str, int]]
+    rows: Mapping[str, Mapping[str, int]]
 
     def book(self, codes: Sequence[str]) -> CodeBook:
         """A code book of these dotted codes in this order.
@@ -58,7 +60,7 @@ def read_codes(connection: duckdb.DuckDBPyConnection, tables: Mapping[str, Table
         HilatError: a damaged or empty table, row ids that come twice, codes with a dot, codes that have lost their
             zeros, or a dotted string that is both a diagnosis and a procedure.
     """
-    per_admission: dict[str, dict[str, None]] = {}
+    per_admission: dict[str, dict[str, int]] = {}
     kinds: dict[str, CodeKind] = {}
     titles: dict[CodeKind, dict[str, str]] = {}
     counts: dict[str, dict[str, int]] = {}
@@ -85,11 +87,12 @@ def read_codes(connection: duckdb.DuckDBPyConnection, tables: Mapping[str, Table
         kinds,
         {code: titles[kind].get(code, "") for code, kind in kinds.items()},
         counts,
+        per_admission,
     )
 
 
 def _gather(
-    rows: Sequence[tuple[str | None, str | None]], kind: CodeKind, per_admission: dict[str, dict[str, None]]
+    rows: Sequence[tuple[str | None, str | None]], kind: CodeKind, per_admission: dict[str, dict[str, int]]
 ) -> tuple[set[str], dict[str, int]]:
     """Add the rows' dotted codes to `per_admission`, which keeps their order; the codes met, and the counts."""
     tally = dict.fromkeys(("rows", "without_code", "without_hadm_id", "duplicates", "of_unusual_form"), 0)
@@ -104,7 +107,7 @@ def _gather(
         tally["of_unusual_form"] += not _USUAL_FORM[kind].fullmatch(code)
         admission = per_admission.setdefault(hadm_id, {})
         tally["duplicates"] += dotted[code] in admission
-        admission[dotted[code]] = None
+        admission[dotted[code]] = admission.get(dotted[code], 0) + 1
     tally["unique"] = len(set(dotted.values()))
     return set(dotted.values()), tally
 
@@ -122,6 +125,25 @@ def most_frequent(code_lists: Sequence[Sequence[str]], k: int) -> tuple[str, ...
             f"expected 1 to {there}. Choose a smaller label set, or count on more admissions"
         )
     return top_k(code_lists, k)
+
+
+def most_frequent_rows(rows: Sequence[Mapping[str, int]], k: int) -> tuple[str, ...]:
+    """The k codes that stand on most rows, repeats within an admission counted, most frequent first, equals by code.
+
+    The label set of LAAT's released preprocessing (Vu et al. 2020) is counted so, which is how it differs from CAML's.
+
+    Raises:
+        HilatError: fewer codes than k.
+    """
+    total: Counter[str] = Counter()
+    for one in rows:
+        total.update(one)
+    if len(total) < k:
+        raise HilatError(
+            f"asked for the {k} codes on most rows; the {len(rows)} counted admissions have {len(total)}. "
+            "Choose a smaller label set, or count on more admissions"
+        )
+    return tuple(sorted(total, key=lambda code: (-total[code], code))[:k])
 
 
 def listed_codes(labels: str | Path) -> tuple[str, ...]:

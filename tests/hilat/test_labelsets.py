@@ -6,6 +6,7 @@ import pytest
 
 from hilat.admissions import HilatError
 from hilat.corpora.labelsets import compare_label_sets, published_label_set, top_k
+from hilat.corpora.mimic3_codes import most_frequent, most_frequent_rows
 
 
 def test_top_k_counts_admissions_and_breaks_ties_by_code() -> None:
@@ -29,3 +30,11 @@ def test_differences_are_told_both_ways() -> None:
 def test_an_unknown_name_is_refused() -> None:
     with pytest.raises(HilatError, match="laat-50"):
         published_label_set("laat-50")
+
+
+def test_laats_rule_counts_rows_and_not_admissions() -> None:
+    rows = [{"33.24": 3, "401.9": 1}, {"401.9": 1}, {"037.1": 1, "33.24": 1, "401.9": 1}]
+    assert most_frequent_rows(rows, 2) == ("33.24", "401.9")
+    assert most_frequent([tuple(one) for one in rows], 2) == ("401.9", "33.24")
+    with pytest.raises(HilatError, match="have 3"):
+        most_frequent_rows(rows, 50)

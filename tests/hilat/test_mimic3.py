@@ -327,6 +327,8 @@ def test_label_sets_count_on_the_admissions_asked_for(
 def test_admissions_are_kept_as_asked(tmp_path: Path, labels: int | str, keep: Any, expected: list[str]) -> None:
     settings = Mimic3Settings(labels=labels, keep=keep, splits=None)
     corpus = read_mimic3(write_tables(tmp_path), settings)
+    with pytest.raises(HilatError, match="asked for the 50 codes on most rows"):
+        read_mimic3(tmp_path, Mimic3Settings(labels="laat-50", splits=None))
     assert [admission.hadm_id for admission in corpus.admissions] == expected
     assert corpus.notes["admissions"]["kept"] == len(expected)
 
