@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from explain.combined import att_grad, att_in_grad, attention_x_gradient, token_attention_gradients
+from explain.controls import other_columns, position_scores, random_scores, seed_of, uniform_scores
 from explain.gradients import (
     ShapSampling,
     TokenScores,
@@ -16,8 +18,10 @@ from explain.gradients import (
     input_x_gradient,
     integrated_gradients,
 )
+from explain.occlusion import occlusion, sentence_groups, window_occlusion
 from explain.rollout import label_rollout, rollout
 from explain.subject import Subject, WordScores
+from explain.surrogates import Surrogate, kernel_shap, lime, neighbour_groups
 from hilat.admissions import HilatError
 
 
@@ -114,6 +118,57 @@ def _deep_lift(subject: Subject) -> WordScores:
     return _from_tokens(subject, tokens)
 
 
+def _signed(subject: Subject, scores: NDArray[np.float64], before: int) -> WordScores:
+    """Word scores of a perturbation method; nothing falls outside of words."""
+    passes = subject.without.passes - before
+    return WordScores(scores, True, subject.options.output, np.zeros(len(scores)), None, passes)
+
+
+def _occlusion(subject: Subject) -> WordScores:
+    before = subject.without.passes
+    groups = np.where(subject.seen, np.arange(len(subject.seen)), -1)
+    return _signed(subject, occlusion(subject.without, groups, subject.options.output), before)
+
+
+def _occlusion_window(subject: Subject) -> WordScores:
+    before, options = subject.without.passes, subject.options
+    words = np.flatnonzero(subject.seen)
+    scores = window_occlusion(subject.without, words, len(subject.seen), options.window, options.output)
+    return _signed(subject, scores, before)
+
+
+def _occlusion_sentence(subject: Subject) -> WordScores:
+    before = subject.without.passes
+    groups = np.where(subject.seen, sentence_groups(subject.text, subject.document.word_spans), -1)
+    return _signed(subject, occlusion(subject.without, groups, subject.options.output), before)
+
+
+def _surrogate(subject: Subject, fitted: Callable[..., Surrogate]) -> WordScores:
+    before, options = subject.without.passes, subject.options
+    groups = neighbour_groups(np.flatnonzero(subject.seen), len(subject.seen), options.groups)
+    seed = seed_of(subject.document.hadm_id, options.seed)
+    found = fitted(subject.without, groups, options.samples, seed, options.output)
+    return _signed(subject, found.scores, before)
+
+
+def _control(scores: NDArray[np.float64]) -> WordScores:
+    return WordScores(scores, False, "nothing", np.zeros(len(scores)))
+
+
+def _random(subject: Subject) -> WordScores:
+    drawn = random_scores(subject.document.hadm_id, subject.codes, len(subject.seen), subject.options.seed)
+    return _control(drawn * subject.seen)
+
+
+def _other_code(subject: Subject) -> WordScores:
+    columns = other_columns(subject.document.hadm_id, subject.columns, len(subject.target.codes), subject.options.seed)
+    wanted = sorted(set(columns))
+    others = Subject(subject.target, subject.document, subject.text, wanted, subject.options)
+    rows = [wanted.index(k) for k in columns]
+    found = others.on_words(others.attention, False, "attention")
+    return WordScores(found.scores[rows], False, "nothing", found.outside[rows], None, subject.chunks)
+
+
 METHODS: dict[str, Method] = {
     "attention": Method("attention", "token attention times chunk attention (equation 10)", _attention),
     "token_attention": Method("attention", "token attention alone (equation 2), every chunk alike", _token_attention),
@@ -130,6 +185,19 @@ METHODS: dict[str, Method] = {
     "integrated_gradients": Method("gradient", "gradient along the way from a baseline", _integrated_gradients),
     "gradient_shap": Method("gradient", "gradient at random points on the way from a baseline", _gradient_shap),
     "deep_lift": Method("gradient", "DeepLIFT multipliers from a baseline", _deep_lift),
+    "occlusion": Method("perturbation", "what the output loses without the word", _occlusion),
+    "occlusion_window": Method("perturbation", "the same for windows of words", _occlusion_window),
+    "occlusion_sentence": Method("perturbation", "the same for whole sentences", _occlusion_sentence),
+    "lime": Method("perturbation", "LIME: a linear model on random subsets of words", lambda s: _surrogate(s, lime)),
+    "kernel_shap": Method(
+        "perturbation", "KernelSHAP: Shapley values by regression", lambda s: _surrogate(s, kernel_shap)
+    ),
+    "random": Method("control", "random scores", _random),
+    "uniform": Method("control", "the same score everywhere", lambda s: _control(uniform_scores(len(s.codes), s.seen))),
+    "position": Method(
+        "control", "earlier words score higher", lambda s: _control(position_scores(len(s.codes), s.seen))
+    ),
+    "other_code": Method("control", "the attention of another code, drawn at random", _other_code),
 }
 
 

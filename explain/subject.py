@@ -15,7 +15,7 @@ from explain.gradients import Baseline, TokenScores, input_x_gradient, saliency
 from explain.note_gradients import GradientOptions, Output
 from explain.perturbation import NoteFunction, Removal
 from explain.target import FrozenStates, Target
-from hilat.encoding import EncodedDocument, outside_words, tokens_to_words
+from hilat.encoding import EncodedDocument, outside_words, seen_words, tokens_to_words
 
 Join = Literal["sum", "mean", "max"]
 
@@ -130,6 +130,11 @@ class Subject:
     def input_x_gradient_norm(self) -> TokenScores:
         """L2 norms of embedding times gradient."""
         return input_x_gradient(self.part, self.document, self.every, "l2", self.gradient_options)
+
+    @cached_property
+    def seen(self) -> NDArray[np.bool_]:
+        """Which words (W,) the model read."""
+        return seen_words(self.document)
 
     @cached_property
     def without(self) -> NoteFunction:
