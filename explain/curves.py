@@ -20,17 +20,18 @@ ERASER_RATIOS = (0.01, 0.05, 0.1, 0.2, 0.5)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Curves:
-    """Logits of k codes while words are removed, at `counts` (S,) removed words, from 0 to n.
+    """Logits while words are removed, at `counts` (S,) removed words, from 0 to n, for r rankings of k codes' words.
 
-    morf (k, S): most relevant first. lerf (k, S): least relevant first, so that lerf read backwards is insertion, most
-    relevant first. random (k, S): the mean probability's logit is not the mean logit; both are kept: random holds the
-    orders' logits, (R, k, S). n: words that can be removed. The last column is the note with every word removed.
+    morf (r, S): most relevant first. lerf (r, S): least relevant first, so that lerf read backwards is insertion, most
+    relevant first. columns (r,): the code of each ranking. random (R, k, S): in R random orders, for every code.
+    n: words that can be removed. The last column is the note with every word removed.
     """
 
     counts: NDArray[np.int64]
     n: int
     morf: NDArray[np.float64]
     lerf: NDArray[np.float64]
+    columns: NDArray[np.int64]
     random: NDArray[np.float64]
 
     @property
@@ -73,6 +74,7 @@ def count_of(ratio: float, n: int) -> int:
 def removal_curves(
     value: SetFunction,
     scores: NDArray[np.float64],
+    columns: NDArray[np.int64],
     words: NDArray[np.int64],
     place: NDArray[np.int64],
     counts: NDArray[np.int64],
@@ -80,27 +82,26 @@ def removal_curves(
     random_orders: int = 3,
     seed: int = 0,
 ) -> Curves:
-    """The curves of k codes' scores (k, W) over the words (n,) of the note that can be removed; the others stay.
+    """The curves of r rankings (r, W), each of the code columns[r], over the words (n,) that can be removed.
 
-    place: (W,) of each word in the text. random_orders: drawn once for all codes.
+    place: (W,) of each word in the text. random_orders: drawn once, for all codes and rankings.
     """
-    codes, n_words = scores.shape
-    order = words[falling_order(scores[:, words], place[words])]  # (k, n)
+    order = words[falling_order(scores[:, words], place[words])]  # (r, n)
     rng = np.random.default_rng(seed)
     random = np.array([rng.permutation(words) for _ in range(random_orders)]).reshape(random_orders, len(words))
-    every = np.concatenate([order, order[:, ::-1], random])  # (2 k + R, n)
     steps = len(counts)
-    logits = np.empty((len(every), steps, codes))
-    for i, row in enumerate(every):
-        keep = np.ones((steps, n_words), dtype=bool)
+
+    def run(row: NDArray[np.int64]) -> NDArray[np.float64]:
+        keep = np.ones((steps, scores.shape[1]), dtype=bool)
         for s, count in enumerate(counts):
             keep[s, row[:count]] = False
-        logits[i] = value(keep)
-    own = np.arange(codes)
+        return value(keep)  # (S, k)
+
     return Curves(
         counts,
         len(words),
-        logits[own, :, own],
-        logits[codes + own, :, own],
-        logits[2 * codes :].transpose(0, 2, 1),
+        np.array([run(row)[:, k] for row, k in zip(order, columns, strict=True)]),
+        np.array([run(row[::-1])[:, k] for row, k in zip(order, columns, strict=True)]),
+        columns,
+        np.array([run(row).T for row in random]),
     )

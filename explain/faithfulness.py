@@ -38,10 +38,10 @@ class FaithfulnessOptions:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Measured:
-    """What the measures of one code are read off. p, q, r: MoRF, LeRF and mean random probabilities at curve.counts."""
+    """What the measures of one ranking are read off; row: its place in the curve's arrays."""
 
     curve: Curves
-    column: int
+    row: int
     threshold: float
     scores: Array
     without_each: Array | None
@@ -49,9 +49,14 @@ class Measured:
     grouped_aopc: float
 
     @property
+    def column(self) -> int:
+        """The code that is ranked for, among those of the set function."""
+        return int(self.curve.columns[self.row])
+
+    @property
     def logits(self) -> tuple[Array, Array]:
         """MoRF and LeRF logits, (S,) each."""
-        return self.curve.morf[self.column], self.curve.lerf[self.column]
+        return self.curve.morf[self.row], self.curve.lerf[self.row]
 
     @property
     def probabilities(self) -> tuple[Array, Array]:
@@ -211,29 +216,35 @@ METRICS: dict[str, Metric] = {
 def measure(
     value: SetFunction,
     scores: Array,
+    columns: NDArray[np.int64],
     thresholds: Array,
-    seen: NDArray[np.bool_],
-    place: NDArray[np.int64],
+    words: Words,
     options: FaithfulnessOptions = FaithfulnessOptions(),
-    shared: SharedNumbers | None = None,
 ) -> list[Measured]:
-    """What the METRICS need, for each of k codes.
+    """What the METRICS need, for r rankings of a note's words, by several methods for several codes.
 
-    value: the note as a set function with k outputs. scores (k, W), thresholds (k,), seen (W,): words that can be
-    removed; place (W,): of each word in the text. shared: what does not depend on the scores, see `shared_numbers`.
+    value: the note as a set function with k outputs. scores (r, W), of the codes columns (r,); thresholds (k,).
     """
-    words = np.flatnonzero(seen)
-    counts = removal_counts(len(words), options.steps)
-    curves = removal_curves(value, scores, words, place, counts, random_orders=options.random_orders, seed=options.seed)
-    known = shared or shared_numbers(value, seen, options)
+    removable = np.flatnonzero(words.seen)
+    counts = removal_counts(len(removable), options.steps)
+    curves = removal_curves(
+        value, scores, columns, removable, words.place, counts, random_orders=options.random_orders, seed=options.seed
+    )
+    known = shared_numbers(value, words.seen, options)
     out = []
-    for k in range(len(scores)):
-        grouped = np.nan
-        if known.bounds is not None:
-            grouped = _grouped_aopc(value, scores[k], known.groups, k)
-        each = None if known.without_each is None else known.without_each[k, words]
-        out.append(Measured(curves, k, float(thresholds[k]), scores[k, words], each, known.bounds, grouped))
+    for row, k in enumerate(columns):
+        grouped = np.nan if known.bounds is None else _grouped_aopc(value, scores[row], known.groups, int(k))
+        each = None if known.without_each is None else known.without_each[k, removable]
+        out.append(Measured(curves, row, float(thresholds[k]), scores[row, removable], each, known.bounds, grouped))
     return out
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Words:
+    """seen (W,): words that the model read and that can be removed. place (W,): of each word in the text."""
+
+    seen: NDArray[np.bool_]
+    place: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

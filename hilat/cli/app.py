@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hilat.cli import corpus, demo, doctor, evaluate, explain, predict, report, train
+from hilat.cli import corpus, demo, doctor, evaluate, explain, judge, predict, report, train
 
 app = typer.Typer(
     name="hilat",
@@ -42,4 +42,7 @@ app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("explain")(explain.explain)
+app.command("plausibility")(judge.plausibility)
+app.command("faithfulness")(judge.faithfulness)
+app.command("agreement")(judge.agreement)
 app.command("report")(report.report)

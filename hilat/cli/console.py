@@ -47,7 +47,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, 
     """Print a table whose first `left` columns are text and the others numbers."""
     made = Table(title=title, title_justify="left", header_style="bold")
     for i, column in enumerate(columns):
-        made.add_column(column, justify="left" if i < left else "right", overflow="fold")
+        made.add_column(column, justify="left" if i < left else "right", overflow="fold", no_wrap=i == 0)
     for row in rows:
         made.add_row(*(escape(cell) for cell in row))
     out.print(made)

@@ -17,6 +17,7 @@ from explain.faithfulness import (
     METRICS,
     FaithfulnessOptions,
     Measured,
+    Words,
     acu,
     aopc,
     comprehensiveness,
@@ -35,7 +36,8 @@ from hilat.coder import Coder
 
 MakeCoder = Callable[..., Coder]
 ALL = FaithfulnessOptions(steps=None, groups=5)
-SEEN, PLACE = np.ones(5, dtype=bool), np.arange(5)
+PLACE = np.arange(5)
+FIVE, ONE = Words(np.ones(5, dtype=bool), PLACE), np.zeros(1, dtype=np.int64)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +57,7 @@ def toy(trusted: Any, codes: int = 1) -> Any:
 
 def measured(trusted: Any, name: str) -> Measured:
     scores = np.array([trusted["methods"][name]["attribution"]], dtype=float)
-    return measure(toy(trusted), scores, np.array([0.5]), SEEN, PLACE, ALL)[0]
+    return measure(toy(trusted), scores, ONE, np.array([0.5]), FIVE, ALL)[0]
 
 
 @pytest.mark.parametrize("name", ["a", "b", "c"])
@@ -140,12 +142,19 @@ def test_the_true_order_wins_and_random_ones_are_at_the_random_line(steps: int |
     weights = np.abs(np.random.default_rng(0).normal(size=60)) ** 3 / 4
 
     def value(keep: np.ndarray) -> np.ndarray:
-        return (keep @ weights - 4.0)[:, None] @ np.ones((1, 41))
+        return (keep @ weights - 4.0)[:, None]
 
     rng = np.random.default_rng(1)
     scores = np.concatenate([weights[None], rng.random((40, 60))])
     options = FaithfulnessOptions(steps=steps, random_orders=40, groups=6)
-    found = measure(value, scores, np.full(41, 0.5), np.ones(60, dtype=bool), np.arange(60), options)
+    found = measure(
+        value,
+        scores,
+        np.zeros(41, dtype=np.int64),
+        np.full(1, 0.5),
+        Words(np.ones(60, dtype=bool), np.arange(60)),
+        options,
+    )
     for name, metric in METRICS.items():
         values = np.array([metric.of(m).value for m in found])
         if name in ("monotonicity", "first_word_flips"):
@@ -163,10 +172,10 @@ def test_several_codes_share_a_stream_and_keep_their_own_order(make_coder: MakeC
     words = np.arange(value.n_words)
     scores = np.random.default_rng(0).normal(size=(2, value.n_words))
     counts = removal_counts(value.n_words, 4)
-    both = removal_curves(value, scores, words, words, counts)
+    both = removal_curves(value, scores, np.arange(2), words, words, counts)
     for k, column in enumerate((0, 2)):
         own = NoteFunction(HilatTarget(coder, [column]), document)
-        alone = removal_curves(own, scores[[k]], words, words, counts)
+        alone = removal_curves(own, scores[[k]], ONE, words, words, counts)
         np.testing.assert_allclose(both.morf[k], alone.morf[0], atol=1e-4)
         np.testing.assert_allclose(both.lerf[k], alone.lerf[0], atol=1e-4)
         np.testing.assert_allclose(both.random[:, k], alone.random[:, 0], atol=1e-4)
@@ -187,11 +196,11 @@ def test_counts_hold_the_ratios_and_their_mirror_image() -> None:
 def test_undefined_is_told(trusted: Any) -> None:
     scores = np.array([[1.0, 1, 1, 1, 1]])
     options = FaithfulnessOptions(steps=None, groups=0, leave_one_out=False)
-    (m,) = measure(toy(trusted), scores, np.array([0.99]), SEEN, PLACE, options)
+    (m,) = measure(toy(trusted), scores, ONE, np.array([0.99]), FIVE, options)
     for name in ("decision_flip", "first_word_flips", "leave_one_out_tau", "normalised_aopc"):
         assert METRICS[name].of(m).reason, name
-    (never,) = measure(toy(trusted), scores, np.array([0.01]), SEEN, PLACE, options)
+    (never,) = measure(toy(trusted), scores, ONE, np.array([0.01]), FIVE, options)
     assert METRICS["decision_flip"].of(never).reason == "the code is given even without any word"
-    flat = Curves(np.arange(2), 1, np.zeros((1, 2)), np.zeros((1, 2)), np.zeros((3, 1, 2)))
+    flat = Curves(np.arange(2), 1, np.zeros((1, 2)), np.zeros((1, 2)), ONE, np.zeros((3, 1, 2)))
     m = Measured(flat, 0, 0.5, np.zeros(1), np.zeros(1), None, math.nan)
     assert METRICS["leave_one_out_tau"].of(m).reason == "all words score the same"

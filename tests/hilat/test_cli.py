@@ -20,6 +20,7 @@ TRAIN = ["encoder=new:xlnet", "new_layers=1", "new_width=16", "new_heads=2", "ne
 COMMANDS = (
     (), ("demo",), ("doctor",), ("corpus",), ("corpus", "planted"), ("corpus", "table"), ("corpus", "mimic3"),
     ("corpus", "codiesp"), ("corpus", "describe"), ("train",), ("evaluate",), ("predict",), ("explain",), ("report",),
+    ("plausibility",), ("faithfulness",), ("agreement",),
 )  # fmt: skip
 
 
@@ -111,6 +112,28 @@ def test_evaluate_predict_doctor_and_describe_answer_in_json_and_in_tables(run: 
         piped = run("predict", "--model", model, *arguments, "--all", "--json", stdin=note.read_bytes())
         assert piped.json == from_file.json
     assert CANARY not in from_file.out + from_file.err
+
+
+def test_explanations_are_judged_in_json_and_in_tables(run: Run, place: Path) -> None:
+    corpus, explanations = place / "corpus", place / "explain"
+    found = run("agreement", "--explanations", explanations, "--json")
+    assert found.json["agreement"][0]["method"] == "attention × input_x_gradient"  # type: ignore[index]
+    assert "input_x_gradient" in run("agreement", "--explanations", explanations).out
+    common = ("--model", place / "run/model", "--explanations", explanations, "--corpus", corpus, "--admissions", "2", "--pairs", "all")  # fmt: skip
+    options = ("--steps", "3", "--groups", "3", "--no-leave-one-out")
+    out = place / "faithfulness"
+    table = run("faithfulness", *common, *options, "--out", out)
+    assert table.code == 0, table.err
+    assert "chunks encoded" in table.out
+    assert {path.name for path in out.iterdir()} == {"rows.parquet", "summary.json", "manifest.json"}
+    assert isinstance(run("faithfulness", *common, *options, "--json").json, dict)
+    plain = run("plausibility", "--explanations", explanations, "--corpus", corpus, "--pairs", "all")
+    assert plain.code == 0, plain.err
+    assert "no evidence that the model read" in plain.out  # this table has no spans
+    wrong = run(
+        "plausibility", "--explanations", explanations, "--corpus", corpus, "--show", "niceness", "--pairs", "all"
+    )
+    assert (wrong.code, "average_precision" in wrong.err) == (1, True)
 
 
 def test_no_note_text_is_written_but_where_notes_belong(place: Path) -> None:
