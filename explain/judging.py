@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from explain import agreement as agree
+from explain import attention_tests as tests
 from explain import faithfulness as faith
 from explain import plausibility as plaus
+from explain.controls import seed_of
 from explain.hilat_target import HilatTarget
+from explain.methods import METHODS
 from explain.perturbation import NoteFunction, Removal
+from explain.randomisation import cascade
+from explain.result import Value, defined
 from explain.rows import Row, outcome_of
+from explain.subject import Subject
 from explain.table import Explained
 from hilat.admissions import Admission, HilatError
 from hilat.coder import Coder
@@ -86,6 +93,83 @@ def faithfulness_rows(
         for name, metric in faith.METRICS.items():
             rows.append(Row(one.hadm_id, code, _outcome(one, code), methods[n // len(columns)], name, metric.of(m)))
     return rows, value.passes
+
+
+# Measures of `attention_test_rows`: whether higher speaks for attention as an explanation.
+ATTENTION_TESTS: dict[str, tuple[bool, str]] = {
+    "permute_token": (True, "median change of the probability, token attention shuffled within chunks"),
+    "permute_chunk": (True, "the same, chunk attention shuffled"),
+    "permute_both": (True, "the same, both shuffled"),
+    "uniform_token": (True, "change of the probability under even token attention"),
+    "uniform_chunk": (True, "under even chunk attention"),
+    "uniform_both": (True, "under both"),
+    "zero_top_js_nats": (True, "JS divergence without the most attended token"),
+    "zero_random_js_nats": (False, "without another token, drawn at random"),
+    "zero_top_flips": (True, "the first flips the decision"),
+    "zero_random_flips": (False, "the second does"),
+    "share_until_flip": (False, "share of tokens until the decision flips, most attended first"),
+    "share_until_flip_gradient": (False, "the same, by attention times its gradient"),
+    "share_until_flip_random": (True, "the same, at random"),
+    "adversarial_js_nats": (False, "how different an attention with the same output can be (at most 0.69)"),
+}
+
+
+def attention_test_rows(
+    coder: Coder, one: Explained, admission: Admission, *, trials: int = 100, starts: int = 3, seed: int = 0
+) -> list[Row]:
+    """The attention tests on the codes that were explained, from one forward pass."""
+    if not one.scored:
+        return []
+    target = HilatTarget(coder, [coder.code_book.column(code) for code in one.scored])
+    states = target.frozen(coder.encode(admission))
+    at = tests.attentions_of(states)
+    drawn = seed_of(one.hadm_id, seed)
+    found: dict[str, list[Value]] = {}
+    levels: tuple[tests.Level, ...] = ("token", "chunk", "both")
+    for level in levels:
+        changes = np.median(tests.permutation(at, level, trials=trials, seed=drawn % 2**31), axis=1)
+        found[f"permute_{level}"] = [defined(x) for x in changes]
+        found[f"uniform_{level}"] = [defined(x) for x in tests.uniform(at, level)]
+    zeroed = tests.zero_out(at, target.thresholds, seed=drawn)
+    found["zero_top_js_nats"] = [z.top_js_nats for z in zeroed]
+    found["zero_random_js_nats"] = [z.random_js_nats for z in zeroed]
+    found["zero_top_flips"] = [z.top_flips for z in zeroed]
+    found["zero_random_flips"] = [z.random_flips for z in zeroed]
+    weights = at.everywhere.cpu().numpy()
+    rankings = {
+        "share_until_flip": weights,
+        "share_until_flip_gradient": weights * at.values.cpu().numpy(),
+        "share_until_flip_random": np.random.default_rng(drawn).random(weights.shape),
+    }
+    for name, ranking in rankings.items():
+        found[name] = tests.share_until_flip(at, ranking, target.thresholds)
+    found["adversarial_js_nats"] = [a.js_nats for a in tests.adversarial(at, starts=starts, seed=drawn % 2**31)]
+    return [
+        Row(one.hadm_id, code, _outcome(one, code), "attention", name, found[name][k])
+        for name in ATTENTION_TESTS
+        for k, code in enumerate(one.scored)
+    ]
+
+
+def randomisation_rows(coder: Coder, chosen: Sequence[tuple[Explained, Admission]], *, seed: int = 0) -> list[Row]:
+    """Spearman correlation of word attention before and after the weights are drawn anew, stage by stage from the
+    classifier down; near 0 is what an explanation of this model should show (Adebayo et al. 2018)."""
+    rows = []
+    before = {one.hadm_id: _attention_of(coder, one, admission) for one, admission in chosen}
+    for stage, model in cascade(coder.model, seed=seed):
+        other = replace(coder, model=model)
+        for one, admission in chosen:
+            after = _attention_of(other, one, admission)
+            for k, code in enumerate(one.scored):
+                value = agree.METRICS["spearman"].of(before[one.hadm_id][k], after[k])
+                rows.append(Row(one.hadm_id, code, _outcome(one, code), "attention", f"after {stage}", value))
+    return rows
+
+
+def _attention_of(coder: Coder, one: Explained, admission: Admission) -> NDArray[np.float64]:
+    columns = [coder.code_book.column(code) for code in one.scored]
+    subject = Subject(HilatTarget(coder), coder.encode(admission), admission.text, columns)
+    return METHODS["attention"].scores(subject).scores[:, _seen(one)]
 
 
 def groups_of(rows: Sequence[Row]) -> dict[str, list[Row]]:

@@ -97,6 +97,67 @@ def faithfulness(
     _tell(title, "faithfulness", rows, directions, (pairs, show, seed), (out_folder, overwrite, json), said)
 
 
+def attention_tests(
+    model: ModelFolder,
+    explanations: Explanations,
+    corpus: CorpusFolder,
+    out_folder: OutFolder = None,
+    pairs: Pairs = "predicted",
+    trials: Annotated[int, typer.Option(min=1, help="Permutations per pair.")] = 100,
+    starts: Annotated[int, typer.Option(min=1, help="Starts of the adversarial search.")] = 3,
+    randomise: Annotated[
+        int, typer.Option(min=0, help="Also draw the model's weights anew, on the first N notes.")
+    ] = 0,
+    admissions: Annotated[int, typer.Option(min=0, help="Only the first N admissions; 0: all.")] = 0,
+    seed: Seed = 0,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Change the attention and nothing else: shuffle it, even it out, take its top away, look for an adversary.
+
+    Token and chunk level apart; no encoder pass per trial. Uniform and frozen attention as models of their own are
+    settings of training: [bold]hilat train --set attention=uniform[/].
+
+    Example: [bold]hilat attention-tests --model m --explanations e --corpus c --admissions 50 --randomise 5[/]
+    """
+    from explain.judging import ATTENTION_TESTS, attention_test_rows, groups_of, randomisation_rows
+    from explain.rows import summarise, write_rows
+    from hilat.coder import load_coder
+
+    coder = load_coder(model, device)
+    known, manifest = _admissions(explanations, corpus)
+    rows: list[Row] = []
+    first: list[tuple[Explained, Admission]] = []
+    for one in _each(explanations, manifest, "testing", admissions):
+        admission = _known(known, one.hadm_id)
+        rows += attention_test_rows(coder, one, admission, trials=trials, starts=starts, seed=seed)
+        if len(first) < randomise and one.scored:
+            first.append((one, admission))
+    randomised = randomisation_rows(coder, first, seed=seed)
+    rows += randomised
+    stages = list(dict.fromkeys(row.metric for row in randomised))
+    says = {**ATTENTION_TESTS, **dict.fromkeys(stages, (False, "Spearman with the attention before"))}
+    directions = {name: up for name, (up, _) in says.items()}
+    chosen = _group(groups_of(rows), pairs)
+    cells = summarise(chosen, directions, seed=seed)
+    if out_folder is not None:
+        write_rows(out_folder, rows, {pairs: cells}, {**manifest, "measure": "attention tests"}, overwrite=overwrite)
+    if json:
+        emit_json({"pairs": pairs, "attention_tests": [asdict(cell) for cell in cells]})
+        return
+    n = len({(row.hadm_id, row.code) for row in chosen})
+    table(
+        f"Attention tests · {pairs}: {n} pairs · mean, ± half of its 95 % interval over admissions",
+        ("test", "what it is", "value", "undefined"),
+        [
+            (cell.metric, says[cell.metric][1], _cell(cell).replace("\n", " "), str(cell.interval.missing))
+            for cell in cells
+        ],
+        left=2,
+    )
+
+
 def agreement(
     explanations: Explanations,
     out_folder: OutFolder = None,

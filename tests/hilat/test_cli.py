@@ -20,7 +20,7 @@ TRAIN = ["encoder=new:xlnet", "new_layers=1", "new_width=16", "new_heads=2", "ne
 COMMANDS = (
     (), ("demo",), ("doctor",), ("corpus",), ("corpus", "planted"), ("corpus", "table"), ("corpus", "mimic3"),
     ("corpus", "codiesp"), ("corpus", "describe"), ("train",), ("evaluate",), ("predict",), ("explain",), ("report",),
-    ("plausibility",), ("faithfulness",), ("agreement",),
+    ("plausibility",), ("faithfulness",), ("agreement",), ("attention-tests",),
 )  # fmt: skip
 
 
@@ -127,6 +127,9 @@ def test_explanations_are_judged_in_json_and_in_tables(run: Run, place: Path) ->
     assert "chunks encoded" in table.out
     assert {path.name for path in out.iterdir()} == {"rows.parquet", "summary.json", "manifest.json"}
     assert isinstance(run("faithfulness", *common, *options, "--json").json, dict)
+    tested = run("attention-tests", *common, "--trials", "3", "--starts", "1", "--randomise", "1")
+    assert tested.code == 0, tested.err
+    assert "after embeddings" in tested.out
     plain = run("plausibility", "--explanations", explanations, "--corpus", corpus, "--pairs", "all")
     assert plain.code == 0, plain.err
     assert "no evidence that the model read" in plain.out  # this table has no spans
