@@ -192,7 +192,8 @@ def identification_information(
     counts = (len(kept), len(set(admissions)), len(names), len(vocabulary), len(pairs) - len(kept))
     if len(names) < 2:
         reason = f"{len(names)} codes have attended words; information about the code needs two"
-        return IdentificationInformation(*[undefined(reason)] * 6, *counts, shuffles=0)
+        none = undefined(reason)
+        return IdentificationInformation(none, none, none, none, none, none, *counts, shuffles=0)
     prior = np.bincount(code_of) / len(code_of) if labels == "observed" else np.full(len(names), 1 / len(names))
     entropy = entropy_bits(prior)
     bits = _word_code_bits(shares, code_of, prior)
@@ -237,7 +238,8 @@ def usable_information(
     different = np.unique(np.array(admissions, dtype=object)) if pairs else np.zeros(0, dtype=object)
     if len(different) < folds or len(set(codes)) < 2:
         reason = f"{len(different)} admissions with {len(set(codes))} codes; {folds} folds need as many, and two codes"
-        return UsableInformation(*[undefined(reason)] * 3, without, admissions, tuple(codes), undefined(reason), folds)
+        none = undefined(reason)
+        return UsableInformation(none, none, none, without, admissions, tuple(codes), none, folds)
     fold_of = dict(
         zip(np.random.default_rng(seed).permutation(different), np.arange(len(different)) % folds, strict=True)
     )

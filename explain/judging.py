@@ -172,8 +172,18 @@ def _attention_of(coder: Coder, one: Explained, admission: Admission) -> NDArray
     return METHODS["attention"].scores(subject).scores[:, _seen(one)]
 
 
+# Groups of pairs: the outcomes that each holds; None for all.
+GROUPS: dict[str, tuple[str, ...] | None] = {
+    "all": None,
+    "gold": ("TP", "FN"),
+    "predicted": ("TP", "FP"),
+    "TP": ("TP",),
+    "FP": ("FP",),
+    "FN": ("FN",),
+}
+
+
 def groups_of(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """The rows of all pairs, of those the coders gave, of those the model gave, and of each outcome that occurs."""
-    kinds = {"all": None, "gold": ("TP", "FN"), "predicted": ("TP", "FP"), "TP": ("TP",), "FP": ("FP",), "FN": ("FN",)}
-    found = {name: [row for row in rows if wanted is None or row.outcome in wanted] for name, wanted in kinds.items()}
+    """The rows of each of GROUPS that has any."""
+    found = {name: [row for row in rows if wanted is None or row.outcome in wanted] for name, wanted in GROUPS.items()}
     return {name: part for name, part in found.items() if part}

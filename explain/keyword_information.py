@@ -156,7 +156,8 @@ def overlap_information(selected: Words, keyword: Words, coverage: Value, unseen
     cells = (n11, n10, n01, n00)
     reason = _why_not(selected, keyword)
     if reason is not None:
-        return PositionInformation(*cells, *[undefined(reason)] * 9, coverage=coverage, unseen=unseen)
+        n = undefined(reason)
+        return PositionInformation(*cells, n, n, n, n, n, n, n, n, n, coverage, unseen)
     table = np.array([[n11, n10], [n01, n00]])
     bits, expected = mi_bits(table), expected_mi_bits(table)
     overlaps = shifted_overlaps(selected, keyword)
@@ -207,7 +208,8 @@ def rank_information(
     coverage = matches.coverage(up_to)
     reason = _why_not(None, keyword)
     if reason is not None:
-        return RankInformation(*[undefined(reason)] * 5, shifts=0, coverage=coverage)
+        none = undefined(reason)
+        return RankInformation(none, none, none, none, none, 0, coverage)
     order = np.lexsort((rng.random(len(scores)), scores))
     ranks = np.empty(len(scores))
     ranks[order] = np.arange(len(scores)) + rng.random(len(scores))

@@ -33,7 +33,8 @@ def entropy_bits(counts: ArrayLike) -> float:
     """The entropy of counts or weights of any shape, in bits (plug-in). Raises HilatError for negative or no counts."""
     share = _table(np.atleast_2d(np.asarray(counts, dtype=np.float64)))
     share = share / share.sum()
-    return max(0.0, float(-xlogy(share, share).sum() / _LN2))
+    bits: float = -float(np.sum(xlogy(share, share))) / _LN2
+    return max(0.0, bits)
 
 
 def mi_bits(table: ArrayLike) -> float:
@@ -58,7 +59,7 @@ def miller_madow_bits(table: ArrayLike, support: Literal["observed", "nominal"] 
     cells = _counts(table)
     rows, columns = int((cells.sum(axis=1) > 0).sum()), int((cells.sum(axis=0) > 0).sum())
     joint = int((cells > 0).sum()) if support == "observed" else rows * columns
-    return mi_bits(cells) + (rows + columns - joint - 1) / (2 * cells.sum() * _LN2)
+    return mi_bits(cells) + float((rows + columns - joint - 1) / (2 * cells.sum() * _LN2))
 
 
 def expected_mi_bits(table: ArrayLike) -> float:
@@ -185,16 +186,14 @@ def knn_mi_bits(scores: Array, member: NDArray[np.bool_], neighbours: int = 3) -
         )
     inside, outside = scores[member], scores[~member]
     if min(len(inside), len(outside)) < 2:
-        return undefined(f"{len(inside)} words inside and {len(outside)} outside; both groups need two")
+        return undefined("fewer than two words are in one of the two groups")
     everything = np.sort(scores)
     mean = 0.0
     for group in (inside, outside):
         k = min(neighbours, len(group) - 1)
         values = np.sort(group)
-        radius = np.nextafter(_kth_distance(values, k), 0.0)
-        first = np.searchsorted(everything, values - radius, side="left")
-        last = np.searchsorted(everything, values + radius, side="right")
-        mean += float((digamma(k) - digamma(len(group)) - digamma(last - first)).sum()) / len(scores)
+        nearer = _nearer(everything, values, _kth_distance(values, k))
+        mean += float((digamma(k) - digamma(len(group)) - digamma(nearer)).sum()) / len(scores)
     return defined((float(digamma(len(scores))) + mean) / _LN2)
 
 
@@ -209,6 +208,21 @@ def _kth_distance(values: Array, k: int) -> Array:
         reach = np.maximum(here - values[low[fits]], values[high[fits]] - here)
         best[fits] = np.minimum(best[fits], reach)
     return best
+
+
+def _nearer(everything: Array, values: Array, radius: Array) -> NDArray[np.int64]:
+    """How many of the sorted scores lie nearer to each value (n,) than its radius, itself included, at least 1.
+
+    Distances are compared as `_kth_distance` computes them: value minus radius may round onto the very neighbour that
+    the radius comes from, which must not count.
+    """
+    first = np.searchsorted(everything, values - radius, side="left")
+    last = np.searchsorted(everything, values + radius, side="right") - 1
+    while (far := (first < last) & (values - everything[first] >= radius)).any():
+        first = first + far
+    while (far := (first < last) & (everything[last] - values >= radius)).any():
+        last = last - far
+    return np.asarray(last - first + 1)
 
 
 def _joint(table: ArrayLike, add: float) -> tuple[Array, Array]:

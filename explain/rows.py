@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -115,8 +115,12 @@ def write_rows(
     manifest: Mapping[str, Any],
     *,
     overwrite: bool = False,
+    extra: Mapping[str, Callable[[Path], None]] | None = None,
 ) -> None:
-    """Write rows.parquet, summary.json (by group of pairs) and manifest.json into a new folder."""
+    """Write rows.parquet, summary.json (by group of pairs), manifest.json and extra files into a new folder.
+
+    extra: name of a file -> what writes it, given its path.
+    """
     with new_folder(Path(folder), overwrite=overwrite, what="folder of measures") as beside:
         columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
         for row in rows:
@@ -126,4 +130,6 @@ def write_rows(
             columns["reason"].append(row.value.reason)
         pq.write_table(pa.table(columns, schema=SCHEMA), beside / "rows.parquet", compression="zstd")
         write_json(beside / "summary.json", {name: [asdict(s) for s in cells] for name, cells in summaries.items()})
+        for name, write in (extra or {}).items():
+            write(beside / name)
         write_json(beside / "manifest.json", dict(manifest))

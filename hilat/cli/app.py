@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hilat.cli import corpus, demo, doctor, evaluate, explain, judge, predict, report, train
+from hilat.cli import corpus, demo, doctor, evaluate, explain, judge, keywords, predict, report, train
 
 app = typer.Typer(
     name="hilat",
@@ -46,4 +46,5 @@ app.command("plausibility")(judge.plausibility)
 app.command("faithfulness")(judge.faithfulness)
 app.command("attention-tests")(judge.attention_tests)
 app.command("agreement")(judge.agreement)
+app.command("keywords")(keywords.keywords)
 app.command("report")(report.report)

@@ -117,7 +117,7 @@ def test_evaluate_predict_doctor_and_describe_answer_in_json_and_in_tables(run: 
 def test_explanations_are_judged_in_json_and_in_tables(run: Run, place: Path) -> None:
     corpus, explanations = place / "corpus", place / "explain"
     found = run("agreement", "--explanations", explanations, "--json")
-    assert found.json["agreement"][0]["method"] == "attention × input_x_gradient"  # type: ignore[index]
+    assert found.json["agreement"]["all"][0]["method"] == "attention × input_x_gradient"  # type: ignore[index]
     assert "input_x_gradient" in run("agreement", "--explanations", explanations).out
     common = ("--model", place / "run/model", "--explanations", explanations, "--corpus", corpus, "--admissions", "2", "--pairs", "all")  # fmt: skip
     options = ("--steps", "3", "--groups", "3", "--no-leave-one-out")
@@ -133,6 +133,12 @@ def test_explanations_are_judged_in_json_and_in_tables(run: Run, place: Path) ->
     plain = run("plausibility", "--explanations", explanations, "--corpus", corpus, "--pairs", "all")
     assert plain.code == 0, plain.err
     assert "no evidence that the model read" in plain.out  # this table has no spans
+    words = run("keywords", "--explanations", explanations, "--corpus", corpus, "--pairs", "all", "--out", place / "k", "--words")  # fmt: skip
+    assert words.code == 0, words.err
+    assert "plausibility, not faithfulness" in words.out
+    assert {path.name for path in (place / "k").iterdir()} == {"rows.parquet", "summary.json", "manifest.json", "corpus.json", "words.parquet"}  # fmt: skip
+    twice = run("keywords", "--explanations", explanations, "--corpus", corpus, "--out", place / "k")
+    assert (twice.code, "--overwrite" in twice.err) == (1, True)
     wrong = run(
         "plausibility", "--explanations", explanations, "--corpus", corpus, "--show", "niceness", "--pairs", "all"
     )
