@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,17 +12,21 @@ from explain import agreement as agree
 from explain import attention_tests as tests
 from explain import faithfulness as faith
 from explain import plausibility as plaus
+from explain.attention import global_token_attention
+from explain.audit import KINDS, audit
 from explain.controls import seed_of
 from explain.hilat_target import HilatTarget
 from explain.methods import METHODS
 from explain.perturbation import NoteFunction, Removal
 from explain.randomisation import cascade
 from explain.result import Value, defined
+from explain.robustness import infidelities, max_sensitivity, soft_scores
 from explain.rows import Row, outcome_of
-from explain.subject import Subject
+from explain.subject import MethodOptions, Subject
 from explain.table import Explained
 from hilat.admissions import Admission, HilatError
 from hilat.coder import Coder
+from hilat.encoding import EncodedDocument
 
 
 def _outcome(one: Explained, code: str) -> str:
@@ -59,6 +63,66 @@ def agreement_rows(one: Explained) -> Iterator[Row]:
             yield Row(one.hadm_id, code, _outcome(one, code), f"{first} × {second}", name, value)
 
 
+@dataclass(frozen=True, slots=True)
+class RobustnessOptions:
+    """How many samples `explain.robustness` takes of each kind; 0: not measured. radius: of max-sensitivity."""
+
+    infidelity: int = 0
+    soft: int = 0
+    sensitivity: int = 0
+    radius: float = 0.02
+    seed: int = 0
+
+
+def robustness_rows(
+    coder: Coder, one: Explained, admission: Admission, options: RobustnessOptions, removal: Removal = "mask"
+) -> list[Row]:
+    """Infidelity, soft comprehensiveness and sufficiency, and max-sensitivity, of every method; what was asked for."""
+    if not one.scored:
+        return []
+    document = checked_document(coder, one, admission)
+    columns = [coder.code_book.column(code) for code in one.scored]
+    target = HilatTarget(coder, columns)
+    seed = seed_of(one.hadm_id, options.seed) % 2**31
+    found: dict[tuple[str, int, str], Value] = {}
+    if options.infidelity:
+        scores = np.concatenate([m.scores for m in one.methods.values()])
+        which = np.tile(np.arange(len(columns)), len(one.methods))
+        value = NoteFunction(target, document, removal)
+        both = infidelities(value, scores, which, _seen(one), samples=options.infidelity, seed=seed)
+        for n, (raw, scaled) in enumerate(both):
+            method = list(one.methods)[n // len(columns)]
+            found[method, n % len(columns), "infidelity_logit"] = raw
+            found[method, n % len(columns), "infidelity_normalised_logit"] = scaled
+    if options.soft:
+        for method, words in one.methods.items():
+            for k in range(len(columns)):
+                comp, suff = soft_scores(target, document, words.scores[k], k, samples=options.soft, seed=seed)
+                found[method, k, "soft_comprehensiveness"], found[method, k, "soft_sufficiency"] = comp, suff
+    if options.sensitivity:
+        known = [method for method in one.methods if method in METHODS]
+        most = max_sensitivity(
+            coder, document, admission.text, columns, known, samples=options.sensitivity, radius=options.radius,
+            options=MethodOptions(seed=seed),
+        )  # fmt: skip
+        found.update({(m, k, "max_sensitivity"): v for m, values in most.items() for k, v in enumerate(values)})
+    return [
+        Row(one.hadm_id, one.scored[k], _outcome(one, one.scored[k]), method, name, value)
+        for (method, k, name), value in found.items()
+    ]
+
+
+def checked_document(coder: Coder, one: Explained, admission: Admission) -> EncodedDocument:
+    """The admission as the model reads it; HilatError when it was explained on other words."""
+    document = coder.encode(admission)
+    if document.word_spans.shape != one.word_spans.shape or (document.word_spans != one.word_spans).any():
+        raise HilatError(
+            f"admission {one.hadm_id} was explained on {len(one.word_spans)} words that differ from the "
+            f"{len(document.word_spans)} this model reads; expected its own explanations. Explain again with this model"
+        )
+    return document
+
+
 def faithfulness_rows(
     coder: Coder,
     one: Explained,
@@ -73,12 +137,7 @@ def faithfulness_rows(
     """
     if not one.scored:
         return [], 0
-    document = coder.encode(admission)
-    if document.word_spans.shape != one.word_spans.shape or (document.word_spans != one.word_spans).any():
-        raise HilatError(
-            f"admission {one.hadm_id} was explained on {len(one.word_spans)} words that differ from the "
-            f"{len(document.word_spans)} this model reads; expected its own explanations. Explain again with this model"
-        )
+    document = checked_document(coder, one, admission)
     columns = [coder.code_book.column(code) for code in one.scored]
     target = HilatTarget(coder, columns)
     value = NoteFunction(target, document, removal)
@@ -111,6 +170,8 @@ ATTENTION_TESTS: dict[str, tuple[bool, str]] = {
     "share_until_flip_gradient": (False, "the same, by attention times its gradient"),
     "share_until_flip_random": (True, "the same, at random"),
     "adversarial_js_nats": (False, "how different an attention with the same output can be (at most 0.69)"),
+    **{f"mass_{kind}": (False, f"share of the attention on {says}") for kind, says in KINDS.items()},
+    **{f"even_{kind}": (False, f"what even attention puts on {says}") for kind, says in KINDS.items()},
 }
 
 
@@ -121,7 +182,8 @@ def attention_test_rows(
     if not one.scored:
         return []
     target = HilatTarget(coder, [coder.code_book.column(code) for code in one.scored])
-    states = target.frozen(coder.encode(admission))
+    document = coder.encode(admission)
+    states = target.frozen(document)
     at = tests.attentions_of(states)
     drawn = seed_of(one.hadm_id, seed)
     found: dict[str, list[Value]] = {}
@@ -143,6 +205,12 @@ def attention_test_rows(
     }
     for name, ranking in rankings.items():
         found[name] = tests.share_until_flip(at, ranking, target.thresholds)
+    spread = global_token_attention(
+        states.token_attention.double().cpu().numpy(), states.chunk_attention.double().cpu().numpy()
+    )  # (k, C, T)
+    for kind, (mass, even) in audit(spread, document, admission.text).items():
+        found[f"mass_{kind}"] = [defined(x) for x in mass]
+        found[f"even_{kind}"] = [defined(even)] * len(mass)
     found["adversarial_js_nats"] = [a.js_nats for a in tests.adversarial(at, starts=starts, seed=drawn % 2**31)]
     return [
         Row(one.hadm_id, code, _outcome(one, code), "attention", name, found[name][k])

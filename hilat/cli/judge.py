@@ -78,6 +78,15 @@ def faithfulness(
     steps: Annotated[int, typer.Option(min=0, help="Steps of the curves; 0: every word.")] = 20,
     groups: Annotated[int, typer.Option(min=0, help="Groups of words for the normalised AOPC; 0: not measured.")] = 8,
     leave_one_out: Annotated[bool, typer.Option(help="Compare with leave-one-out: a changed note per word.")] = True,
+    infidelity: Annotated[
+        int, typer.Option(min=0, help="Random removals per note for infidelity; 0: not measured.")
+    ] = 0,
+    soft: Annotated[
+        int, typer.Option(min=0, help="Samples per pair for soft comprehensiveness and sufficiency; 0: not measured.")
+    ] = 0,
+    sensitivity: Annotated[
+        int, typer.Option(min=0, help="Moves of the embeddings per note for max-sensitivity; 0: not measured.")
+    ] = 0,
     admissions: Annotated[int, typer.Option(min=0, help="Only the first N admissions; 0: all.")] = 0,
     seed: Seed = 0,
     device: Device = "auto",
@@ -89,10 +98,15 @@ def faithfulness(
     Example: [bold]hilat faithfulness --model m --explanations e --corpus c --admissions 50[/]
     """
     from explain.faithfulness import METRICS, FaithfulnessOptions
-    from explain.judging import faithfulness_rows
+    from explain.judging import RobustnessOptions, faithfulness_rows, robustness_rows
+    from explain.robustness import ROBUSTNESS_METRICS
     from hilat.coder import load_coder
 
-    directions = {name: metric.up for name, metric in METRICS.items()}
+    more = RobustnessOptions(infidelity, soft, sensitivity, seed=seed)
+    asked = {"infidelity": infidelity, "soft": soft, "max_s": sensitivity}
+    also = {n: up for n, (up, _) in ROBUSTNESS_METRICS.items() if any(k and n.startswith(p) for p, k in asked.items())}
+    directions = {**{name: metric.up for name, metric in METRICS.items()}, **also}
+    show = show if show == "all" else ",".join([show, *also])
     view = checked_view(directions, (pairs, show), seed, (out_folder, overwrite, json))
     coder = load_coder(model, device)
     known, manifest = admissions_of(explanations, corpus)
@@ -103,7 +117,15 @@ def faithfulness(
         found, encoded = faithfulness_rows(coder, one, known_admission(known, one.hadm_id), options, removal)  # type: ignore[arg-type]
         rows += found
         passes += encoded
-    said = {**manifest, "removal": removal, "faithfulness": asdict(options), "chunks_encoded": passes}
+        if also:
+            rows += robustness_rows(coder, one, known_admission(known, one.hadm_id), more, removal)  # type: ignore[arg-type]
+    said = {
+        **manifest,
+        "removal": removal,
+        "faithfulness": asdict(options),
+        "robustness": asdict(more),
+        "chunks_encoded": passes,
+    }
     title = f"Faithfulness: removal by {removal}, {passes} chunks encoded"
     tell(title, "faithfulness", rows, directions, view, said)
 
