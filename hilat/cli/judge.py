@@ -26,6 +26,7 @@ from hilat.cli.options import CorpusFolder, Device, Json, ModelFolder, Overwrite
 if TYPE_CHECKING:
     from explain.rows import Row, Summary
     from explain.table import Explained
+    from explain.word_sets import PairWords
     from hilat.admissions import Admission
 
 Explanations = Annotated[Path, typer.Option("--explanations", help="A folder that `hilat explain` wrote.")]
@@ -42,6 +43,10 @@ def plausibility(
     out_folder: OutFolder = None,
     pairs: Pairs = "TP",
     show: Shown = "average_precision,pointing_game,hit_at_3,evidence_mass,span_recall_at_5",
+    tune_on: Annotated[
+        Path | None,
+        typer.Option(help="Explanations of another split: also judge sets of words, by a threshold tuned there."),
+    ] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     json: Json = False,
@@ -50,21 +55,31 @@ def plausibility(
 
     It measures whether they look right, not whether the model works that way.
 
-    Example: [bold]hilat plausibility --explanations e --corpus c --pairs gold[/]
+    Example: [bold]hilat plausibility --explanations e --corpus c --pairs gold --tune-on e-val[/]
     """
-    from explain.judging import plausibility_rows
+    from explain.judging import GROUPS, plausibility_rows
     from explain.plausibility import METRICS
+    from explain.word_sets import pair_words
+    from hilat.cli.word_sets import tell_sets, tuned
 
     directions = {name: metric.up for name, metric in METRICS.items()}
     view = checked_view(directions, (pairs, show), seed, (out_folder, overwrite, json))
     known, manifest = admissions_of(explanations, corpus)
-    rows = [
-        row
-        for one in each_explained(explanations, manifest, "measuring")
-        for row in plausibility_rows(one, known_admission(known, one.hadm_id))
-    ]
+    cuts = None if tune_on is None else tuned(tune_on, corpus, manifest)
+    rows: list[Row] = []
+    sets: dict[str, list[PairWords]] = {method: [] for method in manifest["methods"]}
+    for one in each_explained(explanations, manifest, "measuring"):
+        admission = known_admission(known, one.hadm_id)
+        rows += plausibility_rows(one, admission)
+        for method in one.methods if cuts else ():
+            sets[method] += pair_words(one, admission, method)
     title = "Plausibility: agreement with evidence spans, which is not faithfulness"
-    tell(title, "plausibility", rows, directions, view, manifest)
+    if cuts is None:
+        tell(title, "plausibility", rows, directions, view, manifest)
+        return
+    wanted = GROUPS[pairs]
+    chosen = {m: [p for p in part if wanted is None or p.outcome in wanted] for m, part in sets.items()}
+    tell_sets(title, rows, directions, view, manifest, (cuts, chosen))
 
 
 def faithfulness(
