@@ -137,24 +137,31 @@ class HilatTarget:
         )
 
     def encoder_attentions(self, document: EncodedDocument) -> Tensor:
-        """The encoder's own attention (L, C, H, T, T); zeros in chunks that are not read."""
+        """The encoder's own attention, mean over heads (L, C, 1, T, T); zeros in chunks that are not read.
+
+        Chunk by chunk: all heads of ten chunks of 512 tokens would take 1.5 GB in a base-sized encoder, and twice.
+        """
         encoder = self.coder.model.encoder
-        kept = torch.from_numpy(self.chunks_read(document.attention_mask)).to(self.device)  # (C,)
-        rows = {name: values[0][kept] for name, values in self.inputs(document).items()}
-        if encoder.config.model_type == "xlnet":
-            rows["use_mems"] = False  # type: ignore[assignment]
+        read = np.flatnonzero(self.chunks_read(document.attention_mask))
+        inputs = {name: values[0] for name, values in self.inputs(document).items()}  # (C, T)
+        extra = {"use_mems": False} if encoder.config.model_type == "xlnet" else {}
         before = encoder.config._attn_implementation
         if before != "eager" and encoder.config.model_type != "xlnet":
             encoder.set_attn_implementation("eager")  # the others return no weights
+        full: Tensor | None = None
         try:
             with torch.no_grad():
-                layers = encoder(**rows, output_attentions=True).attentions  # L of (N, H, T, T)
+                for c in read:
+                    rows: dict[str, Any] = {name: values[c : c + 1] for name, values in inputs.items()}
+                    layers = encoder(**rows, **extra, output_attentions=True).attentions  # L of (1, H, T, T)
+                    mean = torch.stack([layer.mean(dim=1) for layer in layers])  # (L, 1, T, T)
+                    if full is None:
+                        full = mean.new_zeros((len(mean), len(document.input_ids), 1, *mean.shape[2:]))
+                    full[:, c] = mean
         finally:
             if before != encoder.config._attn_implementation:
                 encoder.set_attn_implementation(before)
-        read = torch.stack(tuple(layers))  # (L, N, H, T, T)
-        full = read.new_zeros((len(read), len(kept), *read.shape[2:]))
-        full[:, kept] = read
+        assert full is not None  # chunks_read keeps at least one
         return full
 
     def _encode(self, inputs: Mapping[str, Tensor]) -> Tensor:

@@ -109,5 +109,5 @@ class Target(Protocol):
         ...
 
     def encoder_attentions(self, document: EncodedDocument) -> Tensor:
-        """The encoder's own attention (L, C, H, T, T); zeros in chunks that are not read."""
+        """The encoder's own attention, mean over heads (L, C, 1, T, T); zeros in chunks that are not read."""
         ...

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hilat.cli import corpus, demo, doctor, evaluate, evidence, explain, judge, keywords, predict, report, train
+from hilat.cli import corpus, demo, doctor, evaluate, evidence, explain, judge, keywords, models, predict, report, train
 
 app = typer.Typer(
     name="hilat",
@@ -47,5 +47,7 @@ app.command("faithfulness")(judge.faithfulness)
 app.command("attention-tests")(judge.attention_tests)
 app.command("agreement")(judge.agreement)
 app.command("keywords")(keywords.keywords)
+app.command("compare")(models.compare)
+app.command("over-seeds")(models.over_seeds)
 app.add_typer(evidence.app, name="evidence")
 app.command("report")(report.report)

@@ -70,7 +70,7 @@ def test_encoder_attentions_sum_to_one_on_real_tokens_of_read_chunks(
     attentions = HilatTarget(coder).encoder_attentions(document)
     assert coder.model.encoder.config._attn_implementation == before
     chunks, tokens = document.input_ids.shape
-    assert attentions.shape == (2, chunks, 2, tokens, tokens)
+    assert attentions.shape == (2, chunks, 1, tokens, tokens)
     for c in range(chunks):
         read = (document.word_index[c] >= 0).any()
         rows = attentions[:, c][:, :, torch.from_numpy(document.attention_mask[c] == 1)]

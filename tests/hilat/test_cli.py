@@ -139,6 +139,12 @@ def test_explanations_are_judged_in_json_and_in_tables(run: Run, place: Path) ->
     assert {path.name for path in (place / "k").iterdir()} == {"rows.parquet", "summary.json", "manifest.json", "corpus.json", "words.parquet"}  # fmt: skip
     twice = run("keywords", "--explanations", explanations, "--corpus", corpus, "--out", place / "k")
     assert (twice.code, "--overwrite" in twice.err) == (1, True)
+    same = run("compare", explanations, explanations, "--resamples", "100", "--json").json
+    assert same["measures"]["micro_f1"]["comparison"]["difference"] == 0  # type: ignore[index]
+    assert same["measures"]["micro_f1"]["comparison"]["p"] == 1  # type: ignore[index]
+    seeds = run("over-seeds", place / "faithfulness", place / "faithfulness", "--pairs", "all", "--json").json
+    assert all(row["sd"] in (0, None) for row in seeds["over_seeds"])  # type: ignore[index]
+    assert "n - 1" in run("over-seeds", place / "faithfulness", place / "faithfulness", "--pairs", "all").out
     wrong = run(
         "plausibility", "--explanations", explanations, "--corpus", corpus, "--show", "niceness", "--pairs", "all"
     )
