@@ -1,4 +1,4 @@
-"""From a saved coder and a note to word scores, in one call."""
+"""From a saved coder and a note to word scores, and to what they are worth, in one call each."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from explain.attribution import Attribution
+from explain.collect import collect
+from explain.faithfulness import FaithfulnessOptions
 from explain.hilat_target import HilatTarget
+from explain.judging import faithfulness_rows, plausibility_rows
 from explain.methods import METHODS, checked_methods
+from explain.rows import Row
 from explain.subject import MethodOptions, Subject
-from hilat.admissions import Admission
+from hilat.admissions import Admission, plain_text
 from hilat.coder import Coder, predict
 
 
@@ -51,3 +55,24 @@ def explain(
         )
         for i, code in enumerate(subject.codes)
     ]
+
+
+def judge(
+    coder: Coder,
+    admission: Admission | str,
+    methods: Sequence[str] = ("attention", "random"),
+    codes: Sequence[str] = ("predicted",),
+    options: FaithfulnessOptions = FaithfulnessOptions(steps=20),  # noqa: B008 (frozen)
+) -> list[Row]:
+    """Faithfulness of the methods on one admission or bare text, and plausibility where the admission has evidence spans.
+
+    codes: as for `hilat explain`, such as "predicted", "gold" or codes. One row per code, method and measure; the
+    measures are explain.faithfulness.METRICS and explain.plausibility.METRICS.
+
+    Raises:
+        HilatError: for an unknown code or method, or a method that this model does not allow.
+    """
+    whole = Admission("note", plain_text(admission), ()) if isinstance(admission, str) else admission
+    (one,) = collect(coder, [whole], choices=codes, methods=methods)
+    rows, _ = faithfulness_rows(coder, one, whole, options)
+    return [*rows, *(plausibility_rows(one, whole) if whole.evidence else ())]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +19,8 @@ from rich.table import Table
 
 from hilat.files import without_nan
 
-out = Console()
+# Where output goes to a file or a pipe, tables are as wide as they need to be read, unless COLUMNS says otherwise.
+out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
 err = Console(stderr=True)
 
 Item = TypeVar("Item")

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from explain.collect import collect
+from explain.explaining import judge
 from explain.faithfulness import METRICS as FAITHFULNESS
 from explain.faithfulness import FaithfulnessOptions
 from explain.judging import agreement_rows, faithfulness_rows, groups_of, plausibility_rows
@@ -80,6 +81,20 @@ def test_faithfulness_measures_all_methods_and_refuses_another_models_words(
     with pytest.raises(HilatError, match="Explain again"):
         faithfulness_rows(coder, other, admission, options)
     assert faithfulness_rows(coder, replace(one, scored=(), methods={}), admission, options) == ([], 0)
+
+
+def test_judging_in_one_call(make_coder: MakeCoder, admission: Admission) -> None:
+    coder = make_coder()
+    rows = judge(coder, admission, methods=("attention", "random"), codes=("584.9",))
+    assert {row.metric for row in rows} == set(FAITHFULNESS) | set(PLAUSIBILITY)
+    options = FaithfulnessOptions(steps=20)
+    (one,) = collect(coder, [admission], choices=("584.9",), methods=("attention", "random"))
+    slow = {(r.method, r.metric): r.value for r in faithfulness_rows(coder, one, admission, options)[0]}
+    for row in rows:
+        if row.metric in FAITHFULNESS and slow[row.method, row.metric].reason is None:
+            assert row.value == slow[row.method, row.metric]
+    bare = judge(coder, admission.text, methods=("attention",), codes=("584.9",))
+    assert {row.metric for row in bare} == set(FAITHFULNESS)
 
 
 def rows_of(numbers: dict[str, list[float]]) -> list[Row]:
