@@ -112,7 +112,7 @@ def main() -> None:
             for m in (*METHODS, LINEAR)
         ],
     )
-    stars = [f"{s.method} {s.metric}" for s in first if s.metric in SHOWN and not s.p_holm < 0.05 and s.against]
+    stars = [f"{s.method} {s.metric}" for s in first if s.metric in SHOWN and not s.p_corrected < 0.05 and s.against]
     say(f"not different from attention (Holm, 0.05): {', '.join(stars) or 'none'}")
     record = run_record("CodiEsp methods benchmark", {}, 0)
     write_rows(given.out / "methods", [*rows, *faithful], {"plausibility": first, "faithfulness": second}, record, overwrite=True)  # fmt: skip

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,15 @@ import pyarrow.parquet as pq
 
 from explain.result import Value
 from hilat.files import new_folder, write_json
-from hilat.significance import Comparison, Interval, holm, interval_of_mean, randomisation, sums_by_cluster
+from hilat.significance import (
+    Comparison,
+    Interval,
+    benjamini_hochberg,
+    holm,
+    interval_of_mean,
+    randomisation,
+    sums_by_cluster,
+)
 
 SCHEMA = pa.schema(
     [
@@ -50,7 +59,7 @@ class Summary:
     """One cell of a table: the mean over pairs with its interval over admissions, and the comparison with `against`.
 
     up: whether higher is better. against: the method that all are compared with, None for that method itself.
-    p_holm: the comparison's p, corrected for all comparisons of the table. reasons: why values are missing, counted.
+    p_corrected: the comparison's p, corrected for all comparisons of the table. reasons: why values are missing, counted.
     """
 
     method: str
@@ -59,7 +68,7 @@ class Summary:
     interval: Interval
     against: str | None
     comparison: Comparison | None
-    p_holm: float
+    p_corrected: float
     reasons: Mapping[str, int]
 
 
@@ -96,6 +105,22 @@ def summarise(rows: Sequence[Row], up: Mapping[str, bool], *, seed: int = 0, res
         Summary(s.method, s.metric, s.up, s.interval, s.against, s.comparison, p, s.reasons)
         for s, p in zip(found, corrected, strict=True)
     ]
+
+
+def summarise_by_code(rows: Sequence[Row], up: Mapping[str, bool], *, seed: int = 0) -> dict[str, list[Summary]]:
+    """Code -> its summaries, codes by falling number of pairs; p_corrected holds p corrected by Benjamini-Hochberg over the
+    whole table, since a table of codes is read for what stands out, not for one claim."""
+    codes = Counter(row.code for row in rows)
+    found = {
+        code: summarise([row for row in rows if row.code == code], up, seed=seed, resamples=1000)
+        for code, _ in codes.most_common()
+    }
+    flat = [(code, cell) for code, cells in found.items() for cell in cells]
+    corrected = benjamini_hochberg([math.nan if c.comparison is None else c.comparison.p for _, c in flat])
+    out: dict[str, list[Summary]] = {code: [] for code in found}
+    for (code, cell), p in zip(flat, corrected, strict=True):
+        out[code].append(replace(cell, p_corrected=p))
+    return out
 
 
 def _compared(mine: Mapping[tuple[str, str], Value], theirs: Mapping[tuple[str, str], Value], seed: int) -> Comparison:

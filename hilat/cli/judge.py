@@ -34,6 +34,7 @@ OutFolder = Annotated[Path | None, typer.Option("--out", help="Keep rows.parquet
 Pairs = Annotated[
     str, typer.Option(help="Pairs of the printed table: all, gold, predicted, TP, FP or FN; --json and --out hold all.")
 ]
+ByCode = Annotated[str, typer.Option("--by-code", help="Also print this measure for every code.")]
 Shown = Annotated[str, typer.Option(help="Measures to print, comma between, or all.")]
 
 
@@ -43,6 +44,7 @@ def plausibility(
     out_folder: OutFolder = None,
     pairs: Pairs = "TP",
     show: Shown = "average_precision,pointing_game,hit_at_3,evidence_mass,span_recall_at_5",
+    by_code: ByCode = "",
     tune_on: Annotated[
         Path | None,
         typer.Option(help="Explanations of another split: also judge sets of words, by a threshold tuned there."),
@@ -63,7 +65,7 @@ def plausibility(
     from hilat.cli.word_sets import tell_sets, tuned
 
     directions = {name: metric.up for name, metric in METRICS.items()}
-    view = checked_view(directions, (pairs, show), seed, (out_folder, overwrite, json))
+    view = checked_view(directions, (pairs, show), seed, (out_folder, overwrite, json), by_code)
     known, manifest = admissions_of(explanations, corpus)
     cuts = None if tune_on is None else tuned(tune_on, corpus, manifest)
     rows: list[Row] = []
@@ -89,6 +91,7 @@ def faithfulness(
     out_folder: OutFolder = None,
     pairs: Pairs = "predicted",
     show: Shown = "comprehensiveness,sufficiency,normalised_aopc,racu,decision_flip",
+    by_code: ByCode = "",
     removal: Annotated[str, typer.Option(help="What becomes of a removed word: mask, pad, unk or delete.")] = "mask",
     steps: Annotated[int, typer.Option(min=0, help="Steps of the curves; 0: every word.")] = 20,
     groups: Annotated[int, typer.Option(min=0, help="Groups of words for the normalised AOPC; 0: not measured.")] = 8,
@@ -122,7 +125,7 @@ def faithfulness(
     also = {n: up for n, (up, _) in ROBUSTNESS_METRICS.items() if any(k and n.startswith(p) for p, k in asked.items())}
     directions = {**{name: metric.up for name, metric in METRICS.items()}, **also}
     show = show if show == "all" else ",".join([show, *also])
-    view = checked_view(directions, (pairs, show), seed, (out_folder, overwrite, json))
+    view = checked_view(directions, (pairs, show), seed, (out_folder, overwrite, json), by_code)
     coder = load_coder(model, device)
     known, manifest = admissions_of(explanations, corpus)
     options = FaithfulnessOptions(steps=steps or None, groups=groups, leave_one_out=leave_one_out, seed=seed)

@@ -65,10 +65,15 @@ class View:
     folder: Path | None
     overwrite: bool
     json: bool
+    by_code: str = ""
 
 
 def checked_view(
-    directions: Mapping[str, bool], shown: tuple[str, str], seed: int, where: tuple[Path | None, bool, bool]
+    directions: Mapping[str, bool],
+    shown: tuple[str, str],
+    seed: int,
+    where: tuple[Path | None, bool, bool],
+    by_code: str = "",
 ) -> View:
     """The view of a command, checked before any work is done. shown: --pairs and --show; where: --out, --overwrite, --json.
 
@@ -81,14 +86,14 @@ def checked_view(
     if pairs not in GROUPS:
         raise HilatError(f"there are no pairs {pairs!r}; expected one of {', '.join(GROUPS)}. Correct --pairs")
     asked = list(directions) if show == "all" else [name.strip() for name in show.split(",") if name.strip()]
-    unknown = [name for name in asked if name not in directions]
+    unknown = [name for name in [*asked, *([by_code] if by_code else [])] if name not in directions]
     if unknown:
         raise HilatError(
-            f"measure {unknown[0]!r} is not known; expected some of {', '.join(directions)}. Correct --show"
+            f"measure {unknown[0]!r} is not known; expected some of {', '.join(directions)}. Correct --show or --by-code"
         )
     if folder is not None and folder.exists() and not overwrite:
         raise HilatError(f"{folder} exists; expected a new folder. Give another --out, or --overwrite to replace it")
-    return View(pairs, tuple(name for name in directions if name in asked), seed, folder, overwrite, json)
+    return View(pairs, tuple(name for name in directions if name in asked), seed, folder, overwrite, json, by_code)
 
 
 def summed(
@@ -137,6 +142,33 @@ def tell(
         emit_json({kind: {name: [asdict(cell) for cell in cells] for name, cells in summaries.items()}})
         return
     print_table(title, view.pairs, groups_of(rows)[view.pairs], summaries[view.pairs], view.measures)
+    if view.by_code:
+        print_by_code([row for row in groups_of(rows)[view.pairs] if row.metric == view.by_code], directions, view)
+
+
+def print_by_code(rows: Sequence[Row], directions: Mapping[str, bool], view: View) -> None:
+    """One measure, codes by methods, most frequent codes first."""
+    from explain.rows import summarise_by_code
+
+    found = summarise_by_code(rows, directions, seed=view.seed)
+    methods = list(dict.fromkeys(row.method for row in rows))
+    arrow = "↑" if directions[view.by_code] else "↓"
+    table(
+        f"{view.by_code.replace('_', ' ')} {arrow} by code · {view.pairs} · mean, ± half of its 95 % interval",
+        ("code", "pairs", *methods),
+        [
+            (
+                code,
+                str(cells[0].interval.n + cells[0].interval.missing),
+                *(cell_text(cell).replace("\n", " ") for cell in cells),
+            )
+            for code, cells in found.items()
+        ],
+    )
+    if len(methods) > 1:
+        out.print(
+            f"* differs from {methods[0]} (paired randomisation over admissions, Benjamini-Hochberg over this table, 0.05)"
+        )
 
 
 def print_table(title: str, pairs: str, rows: Sequence[Row], cells: Iterable[Summary], wanted: Sequence[str]) -> None:
@@ -169,7 +201,7 @@ def cell_text(cell: Summary) -> str:
     span = cell.interval
     if not math.isfinite(span.estimate):
         return "–"
-    star = "*" if math.isfinite(cell.p_holm) and cell.p_holm < 0.05 else ""
+    star = "*" if math.isfinite(cell.p_corrected) and cell.p_corrected < 0.05 else ""
     if not math.isfinite(span.low):
         return f"{span.estimate:.3f}{star}"
     return f"{span.estimate:.3f}{star}\n±{(span.high - span.low) / 2:.3f}"

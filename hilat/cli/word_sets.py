@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hilat.admissions import HilatError
 from hilat.cli.console import emit_json, number, out, table
-from hilat.cli.measured import View, admissions_of, each_explained, known_admission, print_table, summed
+from hilat.cli.measured import View, admissions_of, each_explained, known_admission, print_by_code, print_table, summed
 
 if TYPE_CHECKING:
     from explain.rows import Row
@@ -71,6 +71,8 @@ def tell_sets(
         emit_json({"plausibility": cells, "word_sets": record})
         return
     print_table(title, view.pairs, groups_of(rows)[view.pairs], summaries[view.pairs], view.measures)
+    if view.by_code:
+        print_by_code([row for row in groups_of(rows)[view.pairs] if row.metric == view.by_code], directions, view)
     _print(found, classes, thresholds, len(next(iter(pairs.values()), [])))
 
 

@@ -19,10 +19,11 @@ from explain.faithfulness import FaithfulnessOptions
 from explain.judging import agreement_rows, faithfulness_rows, groups_of, plausibility_rows
 from explain.plausibility import METRICS as PLAUSIBILITY
 from explain.result import defined, undefined
-from explain.rows import Row, outcome_of, summarise, write_rows
+from explain.rows import Row, outcome_of, summarise, summarise_by_code, write_rows
 from explain.table import Explained
 from hilat.admissions import Admission, EvidenceSpan, HilatError
 from hilat.coder import Coder
+from hilat.significance import benjamini_hochberg
 
 MakeCoder = Callable[..., Coder]
 METHODS = ("attention", "saliency", "random")
@@ -118,7 +119,7 @@ def test_a_table_has_intervals_comparisons_and_reasons() -> None:
     better = cells["better"].comparison
     assert better is not None
     assert better.difference == pytest.approx(0.1)
-    assert cells["better"].p_holm == pytest.approx(2 / 10_001)
+    assert cells["better"].p_corrected == pytest.approx(2 / 10_001)
     same = cells["same"]
     assert same.reasons == {"why": 1}
     assert same.interval.missing == 1
@@ -126,6 +127,20 @@ def test_a_table_has_intervals_comparisons_and_reasons() -> None:
     pairs = [n for n in range(60) if n != 7]  # compared on the pairs that both have
     expected = np.mean(np.array(numbers["same"])[pairs]) - base[pairs].mean()
     assert same.comparison.difference == pytest.approx(expected)
+
+
+def test_a_table_of_codes_is_corrected_by_benjamini_hochberg() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.random(60)
+    numbers = {"first": base.tolist(), "better": (base + 0.1 * (np.arange(60) % 2)).tolist()}
+    found = summarise_by_code(rows_of(numbers), {"m": True})
+    assert set(found) == {"c0", "c1"}
+    plain = {code: cells[1].comparison.p for code, cells in found.items()}  # type: ignore[union-attr]
+    wanted = benjamini_hochberg(list(plain.values()))
+    assert [cells[1].p_corrected for cells in found.values()] == wanted
+    assert plain["c0"] == 1
+    assert found["c1"][1].p_corrected < 0.001
+    assert found["c1"][0].interval.n == 30
 
 
 def test_groups_are_by_outcome() -> None:
