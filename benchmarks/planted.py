@@ -96,8 +96,8 @@ def decoy_share(scores: NDArray[np.float64], admission: Admission, code: str, wo
     return float(positive[decoys.any(axis=0)].sum() / positive.sum())
 
 
-def shortcut_hits(explained: Sequence[Explained], admissions: dict[str, Admission]) -> dict[str, float]:
-    """Per method, of the notes with the shortcut word that are given its code: how often it is among the top three."""
+def shortcut_hits(explained: Sequence[Explained], admissions: dict[str, Admission]) -> dict[str, tuple[float, int]]:
+    """Per method, of the n notes with the shortcut word that are given its code: how often it is among the top three; n."""
     hits: dict[str, list[float]] = {}
     for one in explained:
         text = admissions[one.hadm_id].text.lower()
@@ -108,7 +108,7 @@ def shortcut_hits(explained: Sequence[Explained], admissions: dict[str, Admissio
         for name, w in one.methods.items():
             top = np.argsort(-w.scores[i], kind="stable")[:3]
             hits.setdefault(name, []).append(float(any(words[t] == SHORTCUT.word for t in top)))
-    return {name: float(np.mean(values)) for name, values in hits.items()}
+    return {name: (float(np.mean(values)), len(values)) for name, values in hits.items()}
 
 
 def cell(cells: dict[tuple[str, str], Summary], method: str, metric: str) -> str:
@@ -152,8 +152,8 @@ def main() -> None:
     tell(judged, known, plausible, faithful, given.out)
     say(f"{passes} chunks encoded for faithfulness")
     if given.shortcut:
-        for name, share in shortcut_hits(explained, known).items():
-            say(f"shortcut word among the top three: {name} {share:.2f}")
+        for name, (share, n) in shortcut_hits(explained, known).items():
+            say(f"shortcut word among the top three: {name} {share:.2f} of {n} notes")
 
 
 def tell(
