@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -79,7 +79,14 @@ def outcome_of(predicted: bool, gold: bool | None) -> str:
     return {(True, True): "TP", (True, False): "FP", (False, True): "FN", (False, False): "TN"}[predicted, gold]
 
 
-def summarise(rows: Sequence[Row], up: Mapping[str, bool], *, seed: int = 0, resamples: int = 2000) -> list[Summary]:
+def summarise(
+    rows: Sequence[Row],
+    up: Mapping[str, bool],
+    *,
+    seed: int = 0,
+    resamples: int = 2000,
+    kind: Literal["percentile", "bca"] = "percentile",
+) -> list[Summary]:
     """Means with 95 % intervals, methods compared with the first one on the pairs that both have a value for.
 
     The test is paired approximate randomisation over admissions; its p values are corrected by Holm over the table.
@@ -98,7 +105,7 @@ def summarise(rows: Sequence[Row], up: Mapping[str, bool], *, seed: int = 0, res
                 reasons[value.reason] = reasons.get(value.reason, 0) + 1
         against = methods[0] if method != methods[0] and (methods[0], metric) in cells else None
         test = None if against is None else _compared(values, cells[against, metric], seed)
-        span = interval_of_mean(numbers, [hadm_id for hadm_id, _ in pairs], seed=seed, resamples=resamples)
+        span = interval_of_mean(numbers, [hadm_id for hadm_id, _ in pairs], seed=seed, resamples=resamples, kind=kind)
         found.append(Summary(method, metric, up[metric], span, against, test, math.nan, reasons))
     corrected = holm([math.nan if s.comparison is None else s.comparison.p for s in found])
     return [
@@ -107,12 +114,14 @@ def summarise(rows: Sequence[Row], up: Mapping[str, bool], *, seed: int = 0, res
     ]
 
 
-def summarise_by_code(rows: Sequence[Row], up: Mapping[str, bool], *, seed: int = 0) -> dict[str, list[Summary]]:
+def summarise_by_code(
+    rows: Sequence[Row], up: Mapping[str, bool], *, seed: int = 0, kind: Literal["percentile", "bca"] = "percentile"
+) -> dict[str, list[Summary]]:
     """Code -> its summaries, codes by falling number of pairs; p_corrected holds p corrected by Benjamini-Hochberg over the
     whole table, since a table of codes is read for what stands out, not for one claim."""
     codes = Counter(row.code for row in rows)
     found = {
-        code: summarise([row for row in rows if row.code == code], up, seed=seed, resamples=1000)
+        code: summarise([row for row in rows if row.code == code], up, seed=seed, resamples=1000, kind=kind)
         for code, _ in codes.most_common()
     }
     flat = [(code, cell) for code, cells in found.items() for cell in cells]

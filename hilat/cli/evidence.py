@@ -71,6 +71,41 @@ def bring(
         out.print(f"{kept} pairs with {name}, {before - kept} left out: {out_folder}", soft_wrap=True)
 
 
+@app.command("join")
+def join(
+    corpus: CorpusFolder,
+    mdace: Annotated[Path, typer.Option(help="A folder of MDACE JSON files.")],
+    out_folder: Annotated[Path, typer.Option("--out", help="The corpus folder to write.")],
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Give the admissions of a corpus the spans of MDACE JSON files as their evidence; what they had is replaced.
+
+    Each admission's text must be that of its one annotated note: offsets count from its first character.
+
+    Example: [bold]hilat evidence join --corpus c --mdace MDACE/Inpatient/ICD-9/1.0 --out c2[/]
+    """
+    from hilat.corpora import read_corpus, write_corpus
+    from hilat.corpora.mdace import read_mdace, with_mdace_evidence
+
+    data = read_corpus(corpus)
+    admissions, left_out = with_mdace_evidence(data.admissions, read_mdace(mdace), data.code_book)
+    there, spans = sum(bool(a.evidence) for a in admissions), sum(len(a.evidence) for a in admissions)
+    if not spans:
+        raise HilatError(
+            f"no admission of {corpus} has a span in {mdace} ({left_out} spans are of codes outside the code book); expected "
+            "the same hadm_id and codes in both. Check the ids, and ICD-9 against ICD-10"
+        )
+    notes = {**data.notes, "mdace": {"admissions": there, "spans": spans, "left_out": left_out}}
+    write_corpus(out_folder, admissions, data.code_book, source=data.source, notes=notes, overwrite=overwrite)
+    if json:
+        emit_json({"corpus": str(out_folder), "admissions": there, "spans": spans, "left_out": left_out})
+    else:
+        out.print(
+            f"{spans} spans for {there} admissions, {left_out} of other codes left out: {out_folder}", soft_wrap=True
+        )
+
+
 @app.command("export")
 def export(
     corpus: CorpusFolder,

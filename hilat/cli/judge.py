@@ -21,7 +21,7 @@ from hilat.cli.measured import (
     summed,
     tell,
 )
-from hilat.cli.options import CorpusFolder, Device, Json, ModelFolder, Overwrite, Seed
+from hilat.cli.options import CorpusFolder, Device, Interval, Json, ModelFolder, Overwrite, Seed
 
 if TYPE_CHECKING:
     from explain.rows import Row, Summary
@@ -49,6 +49,7 @@ def plausibility(
         Path | None,
         typer.Option(help="Explanations of another split: also judge sets of words, by a threshold tuned there."),
     ] = None,
+    interval: Interval = "percentile",
     seed: Seed = 0,
     overwrite: Overwrite = False,
     json: Json = False,
@@ -65,7 +66,7 @@ def plausibility(
     from hilat.cli.word_sets import tell_sets, tuned
 
     directions = {name: metric.up for name, metric in METRICS.items()}
-    view = checked_view(directions, (pairs, show), seed, (out_folder, overwrite, json), by_code)
+    view = checked_view(directions, (pairs, show), seed, (out_folder, overwrite, json), by_code, interval)
     known, manifest = admissions_of(explanations, corpus)
     cuts = None if tune_on is None else tuned(tune_on, corpus, manifest)
     rows: list[Row] = []
@@ -106,6 +107,7 @@ def faithfulness(
         int, typer.Option(min=0, help="Moves of the embeddings per note for max-sensitivity; 0: not measured.")
     ] = 0,
     admissions: Annotated[int, typer.Option(min=0, help="Only the first N admissions; 0: all.")] = 0,
+    interval: Interval = "percentile",
     seed: Seed = 0,
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -113,10 +115,14 @@ def faithfulness(
 ) -> None:
     """Remove words as the explanations rank them, and see whether the model's output follows.
 
+    With --out, a run that was stopped goes on where it stopped when it is given again.
+
     Example: [bold]hilat faithfulness --model m --explanations e --corpus c --admissions 50[/]
     """
+    from explain.collect import fingerprint
     from explain.faithfulness import METRICS, FaithfulnessOptions
     from explain.judging import RobustnessOptions, faithfulness_rows, robustness_rows
+    from explain.resuming import begin, finish, kept
     from explain.robustness import ROBUSTNESS_METRICS
     from hilat.coder import load_coder
 
@@ -125,27 +131,29 @@ def faithfulness(
     also = {n: up for n, (up, _) in ROBUSTNESS_METRICS.items() if any(k and n.startswith(p) for p, k in asked.items())}
     directions = {**{name: metric.up for name, metric in METRICS.items()}, **also}
     show = show if show == "all" else ",".join([show, *also])
-    view = checked_view(directions, (pairs, show), seed, (out_folder, overwrite, json), by_code)
+    view = checked_view(directions, (pairs, show), seed, (out_folder, overwrite, json), by_code, interval)
     coder = load_coder(model, device)
     known, manifest = admissions_of(explanations, corpus)
     options = FaithfulnessOptions(steps=steps or None, groups=groups, leave_one_out=leave_one_out, seed=seed)
+    measured_by = {"removal": removal, "faithfulness": asdict(options), "robustness": asdict(more)}
+    key = {"model": fingerprint(coder), "explanations": manifest, **measured_by}
+    partial = begin(out_folder, key, overwrite=overwrite)
     rows: list[Row] = []
     passes = 0
     for one in each_explained(explanations, manifest, "measuring", admissions):
-        found, encoded = faithfulness_rows(coder, one, known_admission(known, one.hadm_id), options, removal)  # type: ignore[arg-type]
+
+        def measure(one: Explained = one) -> tuple[list[Row], int]:
+            admission = known_admission(known, one.hadm_id)
+            found, encoded = faithfulness_rows(coder, one, admission, options, removal)  # type: ignore[arg-type]
+            return found + (robustness_rows(coder, one, admission, more, removal) if also else []), encoded  # type: ignore[arg-type]
+
+        found, encoded = kept(partial, one.hadm_id, measure)
         rows += found
         passes += encoded
-        if also:
-            rows += robustness_rows(coder, one, known_admission(known, one.hadm_id), more, removal)  # type: ignore[arg-type]
-    said = {
-        **manifest,
-        "removal": removal,
-        "faithfulness": asdict(options),
-        "robustness": asdict(more),
-        "chunks_encoded": passes,
-    }
+    said = {**manifest, **measured_by, "chunks_encoded": passes}
     title = f"Faithfulness: removal by {removal}, {passes} chunks encoded"
     tell(title, "faithfulness", rows, directions, view, said)
+    finish(partial)
 
 
 def attention_tests(
@@ -160,6 +168,7 @@ def attention_tests(
         int, typer.Option(min=0, help="Also draw the model's weights anew, on the first N notes.")
     ] = 0,
     admissions: Annotated[int, typer.Option(min=0, help="Only the first N admissions; 0: all.")] = 0,
+    interval: Interval = "percentile",
     seed: Seed = 0,
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -167,22 +176,32 @@ def attention_tests(
 ) -> None:
     """Change the attention and nothing else: shuffle it, even it out, take its top away, look for an adversary.
 
+    With --out, a run that was stopped goes on where it stopped when it is given again.
     Token and chunk level apart; no encoder pass per trial. Uniform and frozen attention as models of their own are
     settings of training: [bold]hilat train --set attention=uniform[/].
 
     Example: [bold]hilat attention-tests --model m --explanations e --corpus c --admissions 50 --randomise 5[/]
     """
+    from explain.collect import fingerprint
     from explain.judging import ATTENTION_TESTS, attention_test_rows, groups_of, randomisation_rows
+    from explain.resuming import begin, finish, kept
     from hilat.coder import load_coder
 
-    view = checked_view({}, (pairs, "all"), seed, (out_folder, overwrite, json))
+    view = checked_view({}, (pairs, "all"), seed, (out_folder, overwrite, json), interval=interval)
     coder = load_coder(model, device)
     known, manifest = admissions_of(explanations, corpus)
+    tested_by = {"trials": trials, "starts": starts, "seed": seed}
+    key = {"model": fingerprint(coder), "explanations": manifest, **tested_by}
+    partial = begin(out_folder, key, overwrite=overwrite)
     rows: list[Row] = []
     first: list[tuple[Explained, Admission]] = []
     for one in each_explained(explanations, manifest, "testing", admissions):
         admission = known_admission(known, one.hadm_id)
-        rows += attention_test_rows(coder, one, admission, trials=trials, starts=starts, seed=seed)
+
+        def measure(one: Explained = one, admission: Admission = admission) -> tuple[list[Row], int]:
+            return attention_test_rows(coder, one, admission, trials=trials, starts=starts, seed=seed), 0
+
+        rows += kept(partial, one.hadm_id, measure)[0]
         if len(first) < randomise and one.scored:
             first.append((one, admission))
     randomised = randomisation_rows(coder, first, seed=seed)
@@ -190,7 +209,8 @@ def attention_tests(
     stages = list(dict.fromkeys(row.metric for row in randomised))
     says = {**ATTENTION_TESTS, **dict.fromkeys(stages, (False, "Spearman with the attention before"))}
     directions = {name: up for name, (up, _) in says.items()}
-    summaries = summed("attention tests", rows, directions, view, manifest)
+    summaries = summed("attention tests", rows, directions, view, {**manifest, **tested_by})
+    finish(partial)
     if json:
         emit_json({"attention_tests": {name: [asdict(cell) for cell in cells] for name, cells in summaries.items()}})
         return
@@ -212,6 +232,7 @@ def agreement(
     out_folder: OutFolder = None,
     pairs: Pairs = "all",
     metric: Annotated[str, typer.Option(help="The measure of the printed matrix.")] = "kendall_tau_b",
+    interval: Interval = "percentile",
     seed: Seed = 0,
     overwrite: Overwrite = False,
     json: Json = False,
@@ -227,7 +248,7 @@ def agreement(
     if metric not in METRICS:
         raise HilatError(f"measure {metric!r} is not known; expected one of {', '.join(METRICS)}. Correct --metric")
     directions = {name: one.up for name, one in METRICS.items()}
-    view = checked_view(directions, (pairs, "all"), seed, (out_folder, overwrite, json))
+    view = checked_view(directions, (pairs, "all"), seed, (out_folder, overwrite, json), interval=interval)
     manifest = read_manifest(explanations)
     methods = list(manifest["methods"])
     if len(methods) < 2:

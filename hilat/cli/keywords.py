@@ -21,7 +21,7 @@ from hilat.cli.measured import (
     print_table,
     summed,
 )
-from hilat.cli.options import CorpusFolder, Json, Overwrite, Seed
+from hilat.cli.options import CorpusFolder, Interval, Json, Overwrite, Seed
 
 if TYPE_CHECKING:
     from explain.keywords import KeywordSources
@@ -60,6 +60,7 @@ def keywords(
     words: Annotated[
         bool, typer.Option("--words", help="Also keep words.parquet: PMI of words and codes. It holds words of notes.")
     ] = False,
+    interval: Interval = "percentile",
     seed: Seed = 0,
     overwrite: Overwrite = False,
     json: Json = False,
@@ -83,7 +84,7 @@ def keywords(
     if words and out_folder is None:
         raise HilatError("--words asks for a table of words and there is no --out; expected a folder. Add --out FOLDER")
     directions = {name: up for name, (up, _) in KEYWORD_METRICS.items()}
-    view = checked_view(directions, (pairs, show), seed, (out_folder, overwrite, json))
+    view = checked_view(directions, (pairs, show), seed, (out_folder, overwrite, json), interval=interval)
     known, manifest = admissions_of(explanations, corpus)
     book = read_code_book(corpus)
     paths = {"synonyms": synonyms, "umls": umls, "snomed_map": snomed_map}

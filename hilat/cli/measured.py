@@ -6,10 +6,12 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from hilat.admissions import HilatError
 from hilat.cli.console import emit_json, out, progress, say, table
+
+Kind = Literal["percentile", "bca"]
 
 if TYPE_CHECKING:
     from explain.rows import Row, Summary
@@ -66,6 +68,7 @@ class View:
     overwrite: bool
     json: bool
     by_code: str = ""
+    interval: Kind = "percentile"
 
 
 def checked_view(
@@ -74,11 +77,12 @@ def checked_view(
     seed: int,
     where: tuple[Path | None, bool, bool],
     by_code: str = "",
+    interval: str = "percentile",
 ) -> View:
     """The view of a command, checked before any work is done. shown: --pairs and --show; where: --out, --overwrite, --json.
 
     Raises:
-        HilatError: for unknown pairs or measures, or a folder that is there and is not to be replaced.
+        HilatError: for unknown pairs, measures or kind of interval, or a folder that is there and is not to be replaced.
     """
     from explain.judging import GROUPS
 
@@ -91,9 +95,14 @@ def checked_view(
         raise HilatError(
             f"measure {unknown[0]!r} is not known; expected some of {', '.join(directions)}. Correct --show or --by-code"
         )
+    if interval not in ("percentile", "bca"):
+        raise HilatError(f"--interval is {interval!r}; expected percentile or bca. Choose one of them")
+    kind: Kind = "bca" if interval == "bca" else "percentile"
     if folder is not None and folder.exists() and not overwrite:
         raise HilatError(f"{folder} exists; expected a new folder. Give another --out, or --overwrite to replace it")
-    return View(pairs, tuple(name for name in directions if name in asked), seed, folder, overwrite, json, by_code)
+    return View(
+        pairs, tuple(name for name in directions if name in asked), seed, folder, overwrite, json, by_code, kind
+    )
 
 
 def summed(
@@ -115,12 +124,12 @@ def summed(
     group_of(groups, view.pairs)
     keep_all = view.folder is not None or view.json
     summaries = {
-        name: summarise(part, directions, seed=view.seed)
+        name: summarise(part, directions, seed=view.seed, kind=view.interval)
         for name, part in groups.items()
         if keep_all or name == view.pairs
     }
     if view.folder is not None:
-        said = {**manifest, "measure": kind}
+        said = {**manifest, "measure": kind, "interval": f"95 %, {view.interval}, over admissions"}
         write_rows(view.folder, rows, summaries, said, overwrite=view.overwrite, extra=extra)
         say(f"rows and summaries: {view.folder}")
     return summaries
@@ -150,7 +159,7 @@ def print_by_code(rows: Sequence[Row], directions: Mapping[str, bool], view: Vie
     """One measure, codes by methods, most frequent codes first."""
     from explain.rows import summarise_by_code
 
-    found = summarise_by_code(rows, directions, seed=view.seed)
+    found = summarise_by_code(rows, directions, seed=view.seed, kind=view.interval)
     methods = list(dict.fromkeys(row.method for row in rows))
     arrow = "↑" if directions[view.by_code] else "↓"
     table(

@@ -14,4 +14,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is th
 ModelFolder = Annotated[Path, typer.Option("--model", help="A model folder that `hilat train` wrote (RUN/model).")]
 CorpusFolder = Annotated[Path, typer.Option("--corpus", help="A corpus folder that `hilat corpus` wrote.")]
 Split = Annotated[str, typer.Option(help="Which split of the corpus.")]
+Interval = Annotated[
+    str, typer.Option(help="95 % bootstrap interval over admissions: percentile, or bca (corrected for bias and skew).")
+]
 Seed = Annotated[int, typer.Option(help="Seed of what is drawn.")]

@@ -216,3 +216,68 @@ def test_what_is_wrong_is_answered_in_a_sentence_and_nothing_is_half_written(run
         assert code == 2 or said.startswith("error:") or "error:" in said, name
         assert not (place / "new").exists(), name
         assert not list(place.glob(".new*")), name
+
+
+def test_a_stopped_measurement_goes_on_where_it_stopped(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from explain import judging
+
+    plain = judging.faithfulness_rows
+    calls: list[str] = []
+    given = ["faithfulness", "--model", place / "run/model", "--explanations", place / "explain", "--corpus", place / "corpus",
+             "--admissions", "3", "--pairs", "all", "--steps", "3", "--groups", "0", "--no-leave-one-out", "--json"]  # fmt: skip
+
+    def stopping(coder, one, *rest):  # type: ignore[no-untyped-def]
+        calls.append(one.hadm_id)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return plain(coder, one, *rest)
+
+    monkeypatch.setattr(judging, "faithfulness_rows", stopping)
+    out = place / "stopped"
+    assert run(*given, "--out", out).code == 130
+    assert not out.exists()
+    assert (place / "stopped.partial").exists()
+    other = run(*given, "--removal", "pad", "--out", out)
+    assert other.code == 1
+    assert "other settings" in other.err
+    again = run(*given, "--out", out)
+    assert again.code == 0, again.err
+    assert len(calls) == 4  # the first admission once, the second twice, the third once
+    assert not (place / "stopped.partial").exists()
+    whole = run(*given, "--out", place / "whole")
+    assert again.json == whole.json
+
+
+def test_evidence_goes_out_as_mdace_and_comes_back(run: Run, tmp_path: Path) -> None:
+    from hilat.corpora import read_corpus, write_corpus
+
+    made = make_planted(PlantedSettings(seed=2, train=2, val=2, test=3))
+    write_corpus(tmp_path / "c", made.admissions, made.code_book, source="planted")
+    assert run("evidence", "export", "--corpus", tmp_path / "c", "--out", tmp_path / "m", "--json").code == 0
+    joined = run(
+        "evidence", "join", "--corpus", tmp_path / "c", "--mdace", tmp_path / "m", "--out", tmp_path / "c2", "--json"
+    )
+    assert joined.code == 0, joined.err
+    assert joined.json["left_out"] == 0  # type: ignore[index]
+    for a, b in zip(read_corpus(tmp_path / "c").admissions, read_corpus(tmp_path / "c2").admissions, strict=True):
+        segments = {(s.code, segment) for s in a.evidence for segment in s.segments}
+        assert {(s.code, segment) for s in b.evidence for segment in s.segments} == (
+            segments if a.split == "test" else set()
+        )
+    (tmp_path / "empty").mkdir()
+    assert (
+        run(
+            "evidence", "join", "--corpus", tmp_path / "c", "--mdace", tmp_path / "empty", "--out", tmp_path / "c3"
+        ).code
+        == 1
+    )
+
+
+def test_intervals_are_said(run: Run, place: Path) -> None:
+    given = ("agreement", "--explanations", place / "explain", "--interval")
+    bca, wrong = run(*given, "bca", "--json"), run(*given, "normal")
+    assert (
+        bca.json["agreement"]["all"][0]["interval"]
+        != run(*given, "percentile", "--json").json["agreement"]["all"][0]["interval"]
+    )  # type: ignore[index]
+    assert (wrong.code, "percentile or bca" in wrong.err) == (1, True)
