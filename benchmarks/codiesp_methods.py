@@ -23,7 +23,7 @@ from sklearn.multiclass import OneVsRestClassifier
 from benchmarks.planted import cell, true_positives
 from explain.faithfulness import METRICS as FAITHFUL
 from explain.faithfulness import FaithfulnessOptions
-from explain.judging import faithfulness_rows, plausibility_rows
+from explain.judging import faithfulness_of, plausibility_rows
 from explain.plausibility import METRICS
 from explain.rows import summarise, write_rows
 from explain.subject import MethodOptions, WordScores
@@ -98,7 +98,7 @@ def main() -> None:
     chosen = [one for one in judged if one.scored][: given.faithfulness]
     with counting(len(chosen), "removing words") as tick:
         for one in chosen:
-            faithful += faithfulness_rows(coder, one, known[one.hadm_id], FAITHFULNESS)[0]
+            faithful += faithfulness_of(coder, one, known[one.hadm_id], FAITHFULNESS).rows
             tick(1)
     first = summarise(rows, {name: metric.up for name, metric in METRICS.items()})
     second = summarise(faithful, {name: metric.up for name, metric in FAITHFUL.items()})

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from explain import faithfulness, plausibility
-from explain.judging import faithfulness_rows, plausibility_rows
+from explain.judging import faithfulness_of, plausibility_rows
 from explain.methods import METHODS
 from explain.rows import Row, Summary, outcome_of, summarise, write_rows
 from explain.subject import MethodOptions, WordScores
@@ -145,9 +145,9 @@ def main() -> None:
     passes = 0
     with counting(min(given.faithfulness, len(judged)), "removing words") as tick:
         for one in judged[: given.faithfulness]:
-            rows, encoded = faithfulness_rows(coder, one, known[one.hadm_id], faithfulness.FaithfulnessOptions())
-            faithful += rows
-            passes += encoded
+            found = faithfulness_of(coder, one, known[one.hadm_id], faithfulness.FaithfulnessOptions())
+            faithful += found.rows
+            passes += found.passes
             tick(1)
     tell(judged, known, plausible, faithful, given.out)
     say(f"{passes} chunks encoded for faithfulness")

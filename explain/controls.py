@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,6 +30,14 @@ def uniform_scores(codes: int, seen: NDArray[np.bool_]) -> NDArray[np.float64]:
 def position_scores(codes: int, seen: NDArray[np.bool_]) -> NDArray[np.float64]:
     """(k, W) 1 / (1 + place in model order), unsigned: what comes first matters most. 0 for words not read."""
     return np.tile(np.where(seen, 1.0 / (1.0 + np.arange(len(seen))), 0.0), (codes, 1))
+
+
+def frequency_scores(codes: int, words: Sequence[str], seen: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """(k, W) how often each word was read, as a share of all words read, case aside, unsigned; 0 for words not read."""
+    folded = [word.casefold() for word in words]
+    counts = Counter(word for word, read in zip(folded, seen, strict=True) if read)
+    shares = np.array([counts[word] for word in folded], dtype=np.float64) / max(1, int(seen.sum()))
+    return np.tile(np.where(seen, shares, 0.0), (codes, 1))
 
 
 def other_columns(hadm_id: str, columns: Sequence[int], n_codes: int, seed: int) -> list[int]:

@@ -10,7 +10,7 @@ from explain.attribution import Attribution
 from explain.collect import collect
 from explain.faithfulness import FaithfulnessOptions
 from explain.hilat_target import HilatTarget
-from explain.judging import faithfulness_rows, plausibility_rows
+from explain.judging import faithfulness_of, plausibility_rows
 from explain.methods import METHODS, checked_methods
 from explain.rows import Row
 from explain.subject import MethodOptions, Subject
@@ -74,5 +74,7 @@ def judge(
     """
     whole = Admission("note", plain_text(admission), ()) if isinstance(admission, str) else admission
     (one,) = collect(coder, [whole], choices=codes, methods=methods)
-    rows, _ = faithfulness_rows(coder, one, whole, options)
-    return [*rows, *(plausibility_rows(one, whole) if whole.evidence else ())]
+    return [
+        *faithfulness_of(coder, one, whole, options).rows,
+        *(plausibility_rows(one, whole) if whole.evidence else ()),
+    ]

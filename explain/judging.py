@@ -21,7 +21,7 @@ from explain.perturbation import NoteFunction, Removal
 from explain.randomisation import cascade
 from explain.result import Value, defined
 from explain.robustness import infidelities, max_sensitivity, soft_scores
-from explain.rows import Row, outcome_of
+from explain.rows import Curve, MeasuredNote, Row, outcome_of
 from explain.subject import MethodOptions, Subject
 from explain.table import Explained
 from hilat.admissions import Admission, HilatError
@@ -123,20 +123,22 @@ def checked_document(coder: Coder, one: Explained, admission: Admission) -> Enco
     return document
 
 
-def faithfulness_rows(
+def faithfulness_of(
     coder: Coder,
     one: Explained,
     admission: Admission,
     options: faith.FaithfulnessOptions,
     removal: Removal = "mask",
-) -> tuple[list[Row], int]:
-    """Every method's faithfulness for the codes that were explained, and how many chunks were encoded for it.
+) -> MeasuredNote:
+    """Every method's faithfulness for the codes that were explained, with the curves, and the chunks encoded for it.
+
+    The curves are those of each method and, per code, of random orders (method "random order", the mean of them).
 
     Raises:
         HilatError: explanations of another text or another layout than this model reads.
     """
     if not one.scored:
-        return [], 0
+        return MeasuredNote()
     document = checked_document(coder, one, admission)
     columns = [coder.code_book.column(code) for code in one.scored]
     target = HilatTarget(coder, columns)
@@ -146,12 +148,21 @@ def faithfulness_rows(
     which = np.tile(np.arange(len(columns)), len(methods))
     words = faith.Words(_seen(one), _place(one))
     measured = faith.measure(value, scores, which, target.thresholds, words, options)
-    rows = []
+    rows, curves = [], []
     for n, m in enumerate(measured):
-        code = one.scored[n % len(columns)]
+        code, method = one.scored[n % len(columns)], methods[n // len(columns)]
         for name, metric in faith.METRICS.items():
-            rows.append(Row(one.hadm_id, code, _outcome(one, code), methods[n // len(columns)], name, metric.of(m)))
-    return rows, value.passes
+            rows.append(Row(one.hadm_id, code, _outcome(one, code), method, name, metric.of(m)))
+        kept, removed = m.probabilities[1][::-1], m.probabilities[0]
+        curves.append(_curve(one.hadm_id, code, method, (m.curve.fractions, removed, kept)))
+        if method == methods[0]:
+            curves.append(_curve(one.hadm_id, code, "random order", (m.curve.fractions, m.random, m.random[::-1])))
+    return MeasuredNote(tuple(rows), value.passes, tuple(curves))
+
+
+def _curve(hadm_id: str, code: str, method: str, numbers: tuple[NDArray[np.float64], ...]) -> Curve:
+    fractions, deletion, insertion = (tuple(float(x) for x in values) for values in numbers)
+    return Curve(hadm_id, code, method, fractions, deletion, insertion)
 
 
 # Measures of `attention_test_rows`: whether higher speaks for attention as an explanation.

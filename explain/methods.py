@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from explain.combined import att_grad, att_in_grad, attention_x_gradient, token_attention_gradients
-from explain.controls import other_columns, position_scores, random_scores, seed_of, uniform_scores
+from explain.controls import frequency_scores, other_columns, position_scores, random_scores, seed_of, uniform_scores
 from explain.gradients import (
     ShapSampling,
     TokenScores,
@@ -160,6 +160,11 @@ def _random(subject: Subject) -> WordScores:
     return _control(drawn * subject.seen)
 
 
+def _frequent_words(subject: Subject) -> WordScores:
+    words = [subject.text[start:end] for start, end in subject.document.word_spans]
+    return _control(frequency_scores(len(subject.codes), words, subject.seen))
+
+
 def _other_code(subject: Subject) -> WordScores:
     columns = other_columns(subject.document.hadm_id, subject.columns, len(subject.target.codes), subject.options.seed)
     wanted = sorted(set(columns))
@@ -197,6 +202,7 @@ METHODS: dict[str, Method] = {
     "position": Method(
         "control", "earlier words score higher", lambda s: _control(position_scores(len(s.codes), s.seen))
     ),
+    "frequent_words": Method("control", "how often the word occurs in the note", _frequent_words),
     "other_code": Method("control", "the attention of another code, drawn at random", _other_code),
 }
 

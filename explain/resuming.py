@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from explain.result import defined, undefined
-from explain.rows import Row
+from explain.rows import Curve, MeasuredNote, Row
 from hilat.admissions import HilatError
 from hilat.files import read_json, write_json
-
-Measured = tuple[list[Row], int]  # rows of an admission, chunks encoded for them
 
 
 def begin(folder: Path | None, key: Mapping[str, Any], *, overwrite: bool = False) -> Path | None:
@@ -47,17 +45,19 @@ def begin(folder: Path | None, key: Mapping[str, Any], *, overwrite: bool = Fals
     return partial
 
 
-def kept(partial: Path | None, hadm_id: str, measure: Callable[[], Measured]) -> Measured:
+def kept(partial: Path | None, hadm_id: str, measure: Callable[[], MeasuredNote]) -> MeasuredNote:
     """What `measure` gives for an admission, read back where a stopped run has measured it; nothing is kept for None."""
     if partial is None:
         return measure()
     file = partial / f"{hashlib.sha256(hadm_id.encode()).hexdigest()[:32]}.json"
     if file.exists():
         record = read_json(file, what="the rows of a stopped run")
-        return [_row(values) for values in record["rows"]], int(record["passes"])
-    rows, passes = measure()
-    write_json(file, {"rows": [_values(row) for row in rows], "passes": passes})
-    return rows, passes
+        curves = tuple(Curve(*names, *map(tuple, numbers)) for names, numbers in record["curves"])
+        return MeasuredNote(tuple(_row(values) for values in record["rows"]), int(record["passes"]), curves)
+    found = measure()
+    curve_values = [[[c.hadm_id, c.code, c.method], [c.fractions, c.deletion, c.insertion]] for c in found.curves]
+    write_json(file, {"rows": [_values(row) for row in found.rows], "passes": found.passes, "curves": curve_values})
+    return found
 
 
 def finish(partial: Path | None) -> None:

@@ -72,6 +72,31 @@ class Summary:
     reasons: Mapping[str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Probability while words go and come back. fractions (S,): share of the words removed, or put back, from 0 to 1.
+
+    deletion (S,): best words removed first; its last value is the fully masked note. insertion (S,): best words put back
+    first; its first value is that note.
+    """
+
+    hadm_id: str
+    code: str
+    method: str
+    fractions: tuple[float, ...]
+    deletion: tuple[float, ...]
+    insertion: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredNote:
+    """What a measurement of one admission gives: rows, chunks encoded for them, and curves where it has any."""
+
+    rows: tuple[Row, ...] = ()
+    passes: int = 0
+    curves: tuple[Curve, ...] = ()
+
+
 def outcome_of(predicted: bool, gold: bool | None) -> str:
     """TP, FP, FN, TN, or "" without a coder's word."""
     if gold is None:
@@ -140,6 +165,32 @@ def _compared(mine: Mapping[tuple[str, str], Value], theirs: Mapping[tuple[str, 
         for side in (mine, theirs)
     ]
     return randomisation(sums[0], sums[1], seed=seed, resamples=TEST_RESAMPLES)
+
+
+CURVES = pa.schema(
+    [
+        ("hadm_id", pa.string()),
+        ("code", pa.string()),
+        ("method", pa.string()),
+        ("fractions", pa.list_(pa.float64())),
+        ("deletion", pa.list_(pa.float64())),
+        ("insertion", pa.list_(pa.float64())),
+    ]
+)
+
+
+def write_curves(path: Path, curves: Iterable[Curve]) -> None:
+    """Write curves as a Parquet table, one row per (admission, code, method)."""
+    pq.write_table(pa.Table.from_pylist([asdict(curve) for curve in curves], schema=CURVES), path, compression="zstd")
+
+
+def read_curves(folder: Path) -> list[Curve]:
+    """The curves of a folder of measures; none where it has no curves.parquet."""
+    path = Path(folder) / "curves.parquet"
+    if not path.exists():
+        return []
+    rows = pq.read_table(path, schema=CURVES).to_pylist()
+    return [Curve(r["hadm_id"], r["code"], r["method"], *(tuple(r[n]) for n in CURVES.names[3:])) for r in rows]
 
 
 def write_rows(

@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
+from explain.snippets import HIDE_BELOW, quantise
 from reports.page import CodeView, ReportPage
 
 LEVELS = 8
-HIDE_BELOW = 32  # of 255: words under (32/255)^2 = 1.6 % of the darkest word stay white
 COMMON_MAXIMUM = 0.10  # darkest fill on the common scale: 10 % of a code's attention
-
-
-def quantise(scores: Sequence[float] | NDArray[np.float64]) -> tuple[NDArray[np.uint8], float]:
-    """Bytes round(255 * sqrt(score / maximum)), (W,), and the maximum; all zero where no score is positive."""
-    values = np.asarray(scores, dtype=np.float64)
-    maximum = float(values.max(initial=0.0))
-    if maximum <= 0.0:
-        return np.zeros(len(values), dtype=np.uint8), 0.0
-    return np.rint(255.0 * np.sqrt(values / maximum)).astype(np.uint8), maximum
 
 
 def shade_levels(quantised: NDArray[np.uint8], hide_below: int = HIDE_BELOW) -> NDArray[np.int64]:
@@ -41,53 +31,6 @@ def utf16_offsets(text: str) -> NDArray[np.int64]:
         points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
         units[1:] += points > 0xFFFF
     return np.cumsum(units)
-
-
-def words_for_half(scores: Sequence[float] | NDArray[np.float64]) -> int:
-    """The smallest number of words that hold half of the attention that falls on words; 0 if none does."""
-    values = np.sort(np.asarray(scores, dtype=np.float64))[::-1]
-    total = values.sum()
-    if total <= 0.0:
-        return 0
-    # The tolerance keeps the count from depending on the last bit of the sum.
-    return int(np.searchsorted(np.cumsum(values), 0.5 * total * (1 - 1e-9)) + 1)
-
-
-@dataclass(frozen=True, slots=True)
-class Snippet:
-    """A run of words first..last (inclusive) around a peak; share is the attention on these words, 0 to 1."""
-
-    first: int
-    last: int
-    peak: int
-    share: float
-
-
-def snippets(
-    view: CodeView, words: Sequence[tuple[int, int]], *, count: int = 6, reach: int = 6
-) -> tuple[Snippet, ...]:
-    """The strongest runs of up to 2 * reach + 1 words, disjoint, by falling peak; none for peaks too weak to be shaded.
-
-    A run stops at a gap of more than 60 characters (removed text), so that a snippet stays a phrase.
-    """
-    scores = np.asarray(view.scores, dtype=np.float64)  # (W,)
-    quantised, _ = quantise(scores)
-    used = np.zeros(len(scores), dtype=bool)
-    out: list[Snippet] = []
-    for peak in np.argsort(-scores, kind="stable").tolist():
-        if len(out) == count or quantised[peak] < HIDE_BELOW:
-            break
-        if used[peak]:
-            continue
-        first = last = peak
-        while first > max(0, peak - reach) and not used[first - 1] and words[first][0] - words[first - 1][1] <= 60:
-            first -= 1
-        limit = min(len(scores) - 1, peak + reach)
-        while last < limit and not used[last + 1] and words[last + 1][0] - words[last][1] <= 60:
-            last += 1
-        used[first : last + 1] = True
-        out.append(Snippet(first, last, peak, float(scores[first : last + 1].sum())))
-    return tuple(out)
 
 
 def share_on(

@@ -13,18 +13,8 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from reports.highlight import (
-    COMMON_MAXIMUM,
-    HIDE_BELOW,
-    Snippet,
-    note_html,
-    quantise,
-    shade_levels,
-    share_on,
-    snippets,
-    utf16_offsets,
-    words_for_half,
-)
+from explain.snippets import HIDE_BELOW, Snippet, quantise, snippets, words_for_half
+from reports.highlight import COMMON_MAXIMUM, note_html, shade_levels, share_on, utf16_offsets
 from reports.page import OUTCOME_ORDER, CodeView, ReportPage
 
 SIZE_LIMIT = 1_000_000  # bytes of one page
@@ -127,7 +117,7 @@ def _render(page: ReportPage, neighbours: Neighbours, plan: Detail) -> str:
     units = utf16_offsets(page.text)
     payloads, found = [], []
     for view, shaded in zip(shown, with_scores, strict=True):
-        parts = snippets(view, page.words) if shaded else ()
+        parts = snippets(view.scores, page.words) if shaded else ()
         found.append(parts)
         payloads.append(_code_payload(view, page, parts, units, plan.words_per_code if shaded else 0))
     first_view = shown[first] if first is not None else None

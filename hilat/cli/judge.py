@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,7 +24,7 @@ from hilat.cli.measured import (
 from hilat.cli.options import CorpusFolder, Device, Interval, Json, ModelFolder, Overwrite, Seed
 
 if TYPE_CHECKING:
-    from explain.rows import Row, Summary
+    from explain.rows import Curve, Row, Summary
     from explain.table import Explained
     from explain.word_sets import PairWords
     from hilat.admissions import Admission
@@ -121,9 +121,10 @@ def faithfulness(
     """
     from explain.collect import fingerprint
     from explain.faithfulness import METRICS, FaithfulnessOptions
-    from explain.judging import RobustnessOptions, faithfulness_rows, robustness_rows
+    from explain.judging import RobustnessOptions, faithfulness_of, robustness_rows
     from explain.resuming import begin, finish, kept
     from explain.robustness import ROBUSTNESS_METRICS
+    from explain.rows import MeasuredNote, write_curves
     from hilat.coder import load_coder
 
     more = RobustnessOptions(infidelity, soft, sensitivity, seed=seed)
@@ -139,20 +140,25 @@ def faithfulness(
     key = {"model": fingerprint(coder), "explanations": manifest, **measured_by}
     partial = begin(out_folder, key, overwrite=overwrite)
     rows: list[Row] = []
+    curves: list[Curve] = []
     passes = 0
     for one in each_explained(explanations, manifest, "measuring", admissions):
 
-        def measure(one: Explained = one) -> tuple[list[Row], int]:
+        def measure(one: Explained = one) -> MeasuredNote:
             admission = known_admission(known, one.hadm_id)
-            found, encoded = faithfulness_rows(coder, one, admission, options, removal)  # type: ignore[arg-type]
-            return found + (robustness_rows(coder, one, admission, more, removal) if also else []), encoded  # type: ignore[arg-type]
+            found = faithfulness_of(coder, one, admission, options, removal)  # type: ignore[arg-type]
+            if not also:
+                return found
+            return replace(found, rows=(*found.rows, *robustness_rows(coder, one, admission, more, removal)))  # type: ignore[arg-type]
 
-        found, encoded = kept(partial, one.hadm_id, measure)
-        rows += found
-        passes += encoded
+        found = kept(partial, one.hadm_id, measure)
+        rows += found.rows
+        curves += found.curves
+        passes += found.passes
     said = {**manifest, **measured_by, "chunks_encoded": passes}
     title = f"Faithfulness: removal by {removal}, {passes} chunks encoded"
-    tell(title, "faithfulness", rows, directions, view, said)
+    extra = {"curves.parquet": lambda path: write_curves(path, curves)}
+    tell(title, "faithfulness", rows, directions, view, said, extra)
     finish(partial)
 
 
@@ -185,6 +191,7 @@ def attention_tests(
     from explain.collect import fingerprint
     from explain.judging import ATTENTION_TESTS, attention_test_rows, groups_of, randomisation_rows
     from explain.resuming import begin, finish, kept
+    from explain.rows import MeasuredNote
     from hilat.coder import load_coder
 
     view = checked_view({}, (pairs, "all"), seed, (out_folder, overwrite, json), interval=interval)
@@ -198,10 +205,12 @@ def attention_tests(
     for one in each_explained(explanations, manifest, "testing", admissions):
         admission = known_admission(known, one.hadm_id)
 
-        def measure(one: Explained = one, admission: Admission = admission) -> tuple[list[Row], int]:
-            return attention_test_rows(coder, one, admission, trials=trials, starts=starts, seed=seed), 0
+        def measure(one: Explained = one, admission: Admission = admission) -> MeasuredNote:
+            return MeasuredNote(
+                tuple(attention_test_rows(coder, one, admission, trials=trials, starts=starts, seed=seed))
+            )
 
-        rows += kept(partial, one.hadm_id, measure)[0]
+        rows += kept(partial, one.hadm_id, measure).rows
         if len(first) < randomise and one.scored:
             first.append((one, admission))
     randomised = randomisation_rows(coder, first, seed=seed)

@@ -142,11 +142,12 @@ def tell(
     directions: Mapping[str, bool],
     view: View,
     manifest: Mapping[str, Any],
+    extra: Mapping[str, Callable[[Path], None]] | None = None,
 ) -> None:
-    """Sum up, keep, and print or emit."""
+    """Sum up, keep, and print or emit; extra: as for `summed`."""
     from explain.judging import groups_of
 
-    summaries = summed(kind, rows, directions, view, manifest)
+    summaries = summed(kind, rows, directions, view, manifest, extra)
     if view.json:
         emit_json({kind: {name: [asdict(cell) for cell in cells] for name, cells in summaries.items()}})
         return

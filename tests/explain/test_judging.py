@@ -16,10 +16,10 @@ from explain.collect import collect
 from explain.explaining import judge
 from explain.faithfulness import METRICS as FAITHFULNESS
 from explain.faithfulness import FaithfulnessOptions
-from explain.judging import agreement_rows, faithfulness_rows, groups_of, plausibility_rows
+from explain.judging import agreement_rows, faithfulness_of, groups_of, plausibility_rows
 from explain.plausibility import METRICS as PLAUSIBILITY
 from explain.result import defined, undefined
-from explain.rows import Row, outcome_of, summarise, summarise_by_code, write_rows
+from explain.rows import MeasuredNote, Row, outcome_of, summarise, summarise_by_code, write_rows
 from explain.table import Explained
 from hilat.admissions import Admission, EvidenceSpan, HilatError
 from hilat.coder import Coder
@@ -71,17 +71,24 @@ def test_faithfulness_measures_all_methods_and_refuses_another_models_words(
     coder = make_coder()
     one = explained(coder, admission)
     options = FaithfulnessOptions(steps=4, groups=3)
-    rows, passes = faithfulness_rows(coder, one, admission, options)
+    found = faithfulness_of(coder, one, admission, options)
+    rows, passes = found.rows, found.passes
     assert len(rows) == 5 * 3 * len(FAITHFULNESS)
     assert passes > 0
+    assert len(found.curves) == 5 * (3 + 1)
+    full_note = {row.code: row for row in found.curves if row.method == "random order"}
+    for curve in found.curves:
+        assert (curve.fractions[0], curve.fractions[-1]) == (0.0, 1.0)
+        assert curve.deletion[0] == pytest.approx(curve.insertion[-1], abs=1e-6)
+        assert curve.deletion[-1] == pytest.approx(full_note[curve.code].deletion[-1], abs=1e-6)
     full = {r.code: r.value.value for r in rows if r.method == "random" and r.metric == "comprehensiveness"}
     assert len(full) == 5
-    again, _ = faithfulness_rows(coder, one, admission, options)
+    again = faithfulness_of(coder, one, admission, options).rows
     assert [r.value.value for r in again if r.value.reason is None] == [r.value.value for r in rows if r.value.reason is None]  # fmt: skip
     other = replace(one, word_spans=one.word_spans + 1)
     with pytest.raises(HilatError, match="Explain again"):
-        faithfulness_rows(coder, other, admission, options)
-    assert faithfulness_rows(coder, replace(one, scored=(), methods={}), admission, options) == ([], 0)
+        faithfulness_of(coder, other, admission, options)
+    assert faithfulness_of(coder, replace(one, scored=(), methods={}), admission, options) == MeasuredNote()
 
 
 def test_judging_in_one_call(make_coder: MakeCoder, admission: Admission) -> None:
@@ -90,7 +97,7 @@ def test_judging_in_one_call(make_coder: MakeCoder, admission: Admission) -> Non
     assert {row.metric for row in rows} == set(FAITHFULNESS) | set(PLAUSIBILITY)
     options = FaithfulnessOptions(steps=20)
     (one,) = collect(coder, [admission], choices=("584.9",), methods=("attention", "random"))
-    slow = {(r.method, r.metric): r.value for r in faithfulness_rows(coder, one, admission, options)[0]}
+    slow = {(r.method, r.metric): r.value for r in faithfulness_of(coder, one, admission, options).rows}
     for row in rows:
         if row.metric in FAITHFULNESS and slow[row.method, row.metric].reason is None:
             assert row.value == slow[row.method, row.metric]

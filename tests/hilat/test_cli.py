@@ -125,7 +125,7 @@ def test_explanations_are_judged_in_json_and_in_tables(run: Run, place: Path) ->
     table = run("faithfulness", *common, *options, "--out", out)
     assert table.code == 0, table.err
     assert "chunks encoded" in table.out
-    assert {path.name for path in out.iterdir()} == {"rows.parquet", "summary.json", "manifest.json"}
+    assert {path.name for path in out.iterdir()} == {"rows.parquet", "curves.parquet", "summary.json", "manifest.json"}
     assert isinstance(run("faithfulness", *common, *options, "--json").json, dict)
     tested = run("attention-tests", *common, "--trials", "3", "--starts", "1", "--randomise", "1")
     assert tested.code == 0, tested.err
@@ -221,7 +221,7 @@ def test_what_is_wrong_is_answered_in_a_sentence_and_nothing_is_half_written(run
 def test_a_stopped_measurement_goes_on_where_it_stopped(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from explain import judging
 
-    plain = judging.faithfulness_rows
+    plain = judging.faithfulness_of
     calls: list[str] = []
     given = ["faithfulness", "--model", place / "run/model", "--explanations", place / "explain", "--corpus", place / "corpus",
              "--admissions", "3", "--pairs", "all", "--steps", "3", "--groups", "0", "--no-leave-one-out", "--json"]  # fmt: skip
@@ -232,7 +232,7 @@ def test_a_stopped_measurement_goes_on_where_it_stopped(run: Run, place: Path, m
             raise KeyboardInterrupt
         return plain(coder, one, *rest)
 
-    monkeypatch.setattr(judging, "faithfulness_rows", stopping)
+    monkeypatch.setattr(judging, "faithfulness_of", stopping)
     out = place / "stopped"
     assert run(*given, "--out", out).code == 130
     assert not out.exists()

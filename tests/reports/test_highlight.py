@@ -12,17 +12,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from reports.highlight import (
-    HIDE_BELOW,
-    chunk_marks,
-    note_html,
-    quantise,
-    shade_levels,
-    share_on,
-    snippets,
-    utf16_offsets,
-    words_for_half,
-)
+from explain.snippets import HIDE_BELOW, quantise, snippets, words_for_half
+from reports.highlight import chunk_marks, note_html, shade_levels, share_on, utf16_offsets
 from reports.page import ReportPage
 from reports.render import asset
 
@@ -97,7 +88,7 @@ def test_words_for_half_against_dropping_one_by_one() -> None:
 def test_snippets_are_disjoint_around_falling_peaks(make_page: PageMaker) -> None:
     page = make_page(" ".join(f"w{i}a" for i in range(300)))
     view = page.codes[0]
-    found = snippets(view, page.words)
+    found = snippets(view.scores, page.words)
     assert len(found) == 6
     assert found[0].peak == max(range(300), key=lambda w: view.scores[w])
     peaks = [view.scores[s.peak] for s in found]
@@ -111,7 +102,7 @@ def test_snippets_are_disjoint_around_falling_peaks(make_page: PageMaker) -> Non
 
 def test_a_snippet_stops_at_removed_text(make_page: PageMaker) -> None:
     page = make_page("one two " + "1 " * 50 + "three four")
-    for part in snippets(page.codes[0], page.words):
+    for part in snippets(page.codes[0].scores, page.words):
         assert {part.first, part.last} <= {0, 1} or {part.first, part.last} <= {2, 3}
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import reports.render as render_module
-from reports.highlight import quantise
+from explain.snippets import quantise
 from reports.page import ReportPage
 from reports.render import Neighbours, environment, render_page
 
