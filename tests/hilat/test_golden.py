@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,13 @@ def _gradients(model: HilatModel) -> dict[str, Tensor]:
     return out
 
 
+def _expected_gradients(golden: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The published gradients, without the biases of the keys: those are zero in theory (a key's bias adds one number to
+    all scores of a query), and what is stored of them is rounding noise."""
+    found = {key.removeprefix("grad/"): value for key, value in golden.items() if key.startswith("grad/")}
+    return {name: value for name, value in found.items() if not name.endswith("self.key.bias")}
+
+
 def test_every_golden_file_has_its_case(shared: Path) -> None:
     present = {tuple(file.name.split(".")[:2]) for file in (shared / "golden").glob("*.weights.safetensors")}
     assert present == set(CASES)
@@ -93,18 +101,6 @@ def test_float32_numbers_agree(shared: Path, encoder: str, variant: str) -> None
     if "chunk_attention_weights" in golden:
         assert _relative(output.chunk_attention, golden["chunk_attention_weights"]) < 1e-5
 
-    output.loss.backward()
-    gradients = _gradients(model)
-    expected = {key.removeprefix("grad/"): value for key, value in golden.items() if key.startswith("grad/")}
-    assert gradients.keys() == expected.keys()
-    for name, value in expected.items():
-        if name.endswith("self.key.bias"):
-            # Exactly zero in theory (it adds one number to all scores of a query): both hold rounding noise.
-            assert float(value.abs().max()) < 1e-7
-            assert float(gradients[name].abs().max()) < 1e-7
-        else:
-            assert _relative(gradients[name], value) < 1e-5, name
-
 
 @pytest.mark.parametrize(("encoder", "variant"), CASES)
 def test_float64_numbers_agree_tightly(shared: Path, encoder: str, variant: str) -> None:
@@ -114,6 +110,37 @@ def test_float64_numbers_agree_tightly(shared: Path, encoder: str, variant: str)
     assert _relative(output.token_attention, golden["label_attention_weights_f64"].transpose(1, 2)) < 1e-13
     if "chunk_attention_weights_f64" in golden:
         assert _relative(output.chunk_attention, golden["chunk_attention_weights_f64"]) < 1e-13
+
+
+@pytest.mark.parametrize(("encoder", "variant"), CASES)
+def test_gradients_agree(shared: Path, encoder: str, variant: str) -> None:
+    """The published float32 gradients, against ours in float64, where only their rounding is left."""
+    model, output, golden = _load(shared, encoder, variant, torch.float64)
+    output.loss.backward()
+    gradients = _gradients(model)
+    assert gradients.keys() == {key.removeprefix("grad/") for key in golden if key.startswith("grad/")}
+    for name, gradient in gradients.items():
+        if name.endswith("self.key.bias"):
+            assert float(gradient.abs().max()) < 1e-16
+            assert float(golden[f"grad/{name}"].abs().max()) < 1e-7
+    for name, value in _expected_gradients(golden).items():
+        assert _relative(gradients[name], value) < 1e-5, name
+
+
+@pytest.mark.parametrize(("encoder", "variant"), CASES)
+def test_float32_gradients_agree(shared: Path, encoder: str, variant: str) -> None:
+    """Float32 rounding follows the size of what is summed. Where the contributions to one code nearly cancel (mhchunk: 5e-4
+    against 1e-2 for the others), it is measured on the largest of all codes, which our model keeps in one tensor."""
+    model, output, golden = _load(shared, encoder, variant, torch.float32)
+    output.loss.backward()
+    gradients, expected = _gradients(model), _expected_gradients(golden)
+    stack = re.compile(r"\.\d+\.(?=l[12]_linear)")
+    largest: dict[str, float] = {}
+    for name, value in expected.items():
+        key = stack.sub(".", name)
+        largest[key] = max(largest.get(key, 0.0), float(value.abs().max()))
+    for name, value in expected.items():
+        assert float((gradients[name] - value).abs().max()) < 1e-5 * largest[stack.sub(".", name)], name
 
 
 @pytest.mark.parametrize("encoder", ["xlnet", "bert"])
