@@ -145,8 +145,9 @@ def write(coder: Coder, model: Path, admissions: Sequence[Admission], folder: Pa
     }
     ids = [admission.hadm_id for admission in admissions]
     digest = hashlib.sha256("\n".join(ids).encode()).hexdigest()
+    manifest["model_fingerprint"], manifest["data_fingerprint"] = fingerprint(coder), _texts_digest(admissions)
     key = {
-        "model": fingerprint(coder),
+        "model": manifest["model_fingerprint"],
         "admissions": digest,
         "codes": list(plan.choices),
         "methods": list(plan.methods),
@@ -172,6 +173,14 @@ def write(coder: Coder, model: Path, admissions: Sequence[Admission], folder: Pa
                 tick(1)
 
         return write_explanations(folder, ids, explained, manifest, key=key, overwrite=overwrite)
+
+
+def _texts_digest(admissions: Sequence[Admission]) -> str:
+    """A short digest of the admissions' ids, texts and codes: the same data give the same one."""
+    digest = hashlib.blake2b(digest_size=12)
+    for a in admissions:
+        digest.update("\x1f".join((a.hadm_id, a.text, *a.codes)).encode("utf-8", "surrogatepass") + b"\x1e")
+    return digest.hexdigest()
 
 
 def _listed(text: str) -> list[str]:

@@ -88,7 +88,7 @@ def keywords(
     known, manifest = admissions_of(explanations, corpus)
     book = read_code_book(corpus)
     paths = {"synonyms": synonyms, "umls": umls, "snomed_map": snomed_map}
-    sets = keyword_sets(book, _sources(book, inclusion, paths, abbreviations, language))
+    sets = keyword_sets(book, sources_of(book, inclusion, paths, abbreviations, language))
     selection = Selection(top) if mass is None else Selection(None, mass)
     options = KeywordOptions(selection=selection, up_to=tiers[tier], seed=seed)
     rows: list[Row] = []
@@ -123,7 +123,7 @@ def keywords(
     out.print(NOTE, style="dim", soft_wrap=True)
 
 
-def _sources(
+def sources_of(
     book: CodeBook, inclusion: Path | None, paths: Mapping[str, Path | None], abbreviations: bool, language: str
 ) -> KeywordSources:
     from explain.keywords import KeywordSources

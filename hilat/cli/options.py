@@ -18,3 +18,10 @@ Interval = Annotated[
     str, typer.Option(help="95 % bootstrap interval over admissions: percentile, or bca (corrected for bias and skew).")
 ]
 Seed = Annotated[int, typer.Option(help="Seed of what is drawn.")]
+Language = Annotated[str, typer.Option(help="Language of the notes and descriptions: en or es.")]
+Synonyms = Annotated[Path | None, typer.Option(help="Synonyms: a table with the columns code and term.")]
+Umls = Annotated[Path | None, typer.Option(help="Synonyms: UMLS's MRCONSO.RRF, or .gz.")]
+SnomedMap = Annotated[Path | None, typer.Option(help="Synonyms: an ICD-9-CM to SNOMED CT map file of the NLM.")]
+RulePairs = Annotated[
+    Path | None, typer.Option(help="Coding rules: a YAML file of pairs.", show_default="the built-in ICD-9-CM pairs")
+]
