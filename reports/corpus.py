@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from hilat.admissions import HilatError
-from reports.page import Outcome, ReportPage
-from reports.render import OUTCOME_TEXT, Neighbours, asset, content_policy, environment, render_page
+from reports.index import RunHeader, Tally, render_index
+from reports.page import ReportPage
+from reports.render import Neighbours, render_page
 
 README_PHI = """This folder holds patients' notes or text derived from them.
 
@@ -19,90 +20,6 @@ Keep it inside the environment that your data-use agreement covers. Do not put i
 cloud storage or a third party's service, and do not show it to people who are not covered by the agreement.
 Delete it when it is no longer needed: the pages can be made again from the corpus and the model.
 """
-
-
-@dataclass(frozen=True, slots=True)
-class RunHeader:
-    """What the index says of the run: label and value pairs (label set, micro-F1, threshold ...), in order."""
-
-    title: str
-    facts: tuple[tuple[str, str], ...] = ()
-    synthetic: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class AdmissionRow:
-    """One admission in the index; true_positives and so on are None where the coders' codes are unknown."""
-
-    hadm_id: str
-    file: str
-    split: str
-    predicted: int
-    true_positives: int | None
-    false_positives: int | None
-    false_negatives: int | None
-    words: int
-    unseen: int
-
-    @property
-    def f1(self) -> float | None:
-        """Example F1, 2TP / (2TP + FP + FN); None where there is neither a coder's nor a predicted code, or no gold."""
-        return _f1(self.true_positives, self.false_positives, self.false_negatives)
-
-
-@dataclass(frozen=True, slots=True)
-class CodeRow:
-    """One code over the admissions of the folder; only admissions whose codes are known are counted."""
-
-    code: str
-    title: str
-    true_positives: int
-    false_positives: int
-    false_negatives: int
-
-    @property
-    def support(self) -> int:
-        """Admissions that the coders gave the code."""
-        return self.true_positives + self.false_negatives
-
-    @property
-    def precision(self) -> float | None:
-        """TP / (TP + FP), None where nothing was predicted."""
-        predicted = self.true_positives + self.false_positives
-        return self.true_positives / predicted if predicted else None
-
-    @property
-    def recall(self) -> float | None:
-        """TP / (TP + FN), None where no coder gave the code."""
-        return self.true_positives / self.support if self.support else None
-
-    @property
-    def f1(self) -> float | None:
-        """2TP / (2TP + FP + FN), None where the code is neither given nor predicted."""
-        return _f1(self.true_positives, self.false_positives, self.false_negatives)
-
-
-@dataclass(slots=True)
-class _Tally:
-    """Counts that grow while pages are written."""
-
-    rows: list[AdmissionRow] = field(default_factory=list)
-    titles: dict[str, str] = field(default_factory=dict)
-    counts: dict[str, dict[str, int]] = field(default_factory=dict)
-
-    def add(self, page: ReportPage, file: str) -> None:
-        self.rows.append(admission_row(page, file))
-        for view in page.codes:
-            self.titles.setdefault(view.code, view.title)
-            outcomes = self.counts.setdefault(view.code, {})
-            outcomes[view.outcome] = outcomes.get(view.outcome, 0) + 1
-
-    def codes(self) -> list[CodeRow]:
-        rows = [
-            CodeRow(code, title, *(self.counts[code].get(o, 0) for o in ("TP", "FP", "FN")))
-            for code, title in self.titles.items()
-        ]
-        return sorted(rows, key=lambda r: (-r.support, r.code))
 
 
 def write_report(pages: Iterable[ReportPage], folder: Path, run: RunHeader) -> Path:
@@ -124,58 +41,18 @@ def write_report(pages: Iterable[ReportPage], folder: Path, run: RunHeader) -> P
     _write(folder / ".gitignore", "*\n")
     if not run.synthetic:
         _write(folder / "README-PHI.txt", README_PHI)
-    tally = _Tally()
+    tally = Tally()
     for page, names in _with_neighbours(pages):
         if run.synthetic and not page.synthetic:
             raise HilatError(
                 f"admission {page.hadm_id} is not synthetic in a run marked synthetic; mark the run as clinical text"
             )
         _write(folder / names[1], render_page(page, Neighbours(names[0], names[2])))
-        tally.add(page, names[1])
+        tally.add(page, names[1], text=run.text)
     if not tally.rows:
         raise HilatError("no admission was given for the report; expected at least one; choose another split or ids")
-    _write(folder / "index.html", render_index(tally.rows, tally.codes(), run))
+    _write(folder / "index.html", render_index(tally, run))
     return folder / "index.html"
-
-
-def render_index(admissions: Sequence[AdmissionRow], codes: Sequence[CodeRow], run: RunHeader) -> str:
-    """The HTML of the index, the same bytes for the same rows; it holds no note text."""
-    style = asset("report.css") + asset("index.css")
-    script = asset("index.js")
-    return (
-        environment()
-        .get_template("index.html.j2")
-        .render(
-            run=run,
-            admissions=admissions,
-            codes=codes,
-            gold_known=any(row.true_positives is not None for row in admissions),
-            style=style,
-            script=script,
-            policy=content_policy(style, script),
-            outcome_text=OUTCOME_TEXT,
-        )
-    )
-
-
-def admission_row(page: ReportPage, file: str) -> AdmissionRow:
-    """The index's row of a page."""
-
-    outcomes: tuple[Outcome, ...] = ("TP", "FP", "FN")
-    true_positives, false_positives, false_negatives = (
-        page.count(outcome) if page.gold_known else None for outcome in outcomes
-    )
-    return AdmissionRow(
-        hadm_id=page.hadm_id,
-        file=file,
-        split=page.split or "",
-        predicted=sum(view.predicted for view in page.codes),
-        true_positives=true_positives,
-        false_positives=false_positives,
-        false_negatives=false_negatives,
-        words=len(page.words),
-        unseen=len(page.unseen),
-    )
 
 
 def file_name(hadm_id: str, taken: dict[str, str]) -> str:
@@ -220,12 +97,6 @@ def _linked(
 ) -> tuple[ReportPage, tuple[str | None, str, str | None]]:
     page = replace(here[0], previous=before[0].hadm_id if before else None, next=after[0].hadm_id if after else None)
     return page, (before[1] if before else None, here[1], after[1] if after else None)
-
-
-def _f1(tp: int | None, fp: int | None, fn: int | None) -> float | None:
-    if tp is None or fp is None or fn is None or tp + fp + fn == 0:
-        return None
-    return 2 * tp / (2 * tp + fp + fn)
 
 
 def _write(path: Path, text: str) -> None:

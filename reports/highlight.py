@@ -1,7 +1,8 @@
-"""From scores and spans to shades, snippets and the marked-up note."""
+"""From scores and spans to shades, underlines and the marked-up note."""
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -10,10 +11,11 @@ from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
 from explain.snippets import HIDE_BELOW, quantise
-from reports.page import CodeView, ReportPage
+from reports.page import CodeView, Layer, ReportPage, Span
 
 LEVELS = 8
 COMMON_MAXIMUM = 0.10  # darkest fill on the common scale: 10 % of a code's attention
+LINES = 4  # strengths of an underline
 
 
 def shade_levels(quantised: NDArray[np.uint8], hide_below: int = HIDE_BELOW) -> NDArray[np.int64]:
@@ -21,6 +23,22 @@ def shade_levels(quantised: NDArray[np.uint8], hide_below: int = HIDE_BELOW) -> 
     q = quantised.astype(np.int64)
     steps = 1 + (q - hide_below) * LEVELS // (256 - hide_below)
     return np.where(q < hide_below, 0, steps)
+
+
+def quantise_signed(scores: Sequence[float] | NDArray[np.float64]) -> tuple[NDArray[np.int8], float]:
+    """Bytes sign * round(127 * sqrt(|score| / maximum)), (W,), and the largest absolute score."""
+    values = np.asarray(scores, dtype=np.float64)
+    maximum = float(np.abs(values).max(initial=0.0))
+    if maximum <= 0.0:
+        return np.zeros(len(values), dtype=np.int8), 0.0
+    return (np.sign(values) * np.rint(127.0 * np.sqrt(np.abs(values) / maximum))).astype(np.int8), maximum
+
+
+def line_levels(quantised: NDArray[np.int8], hide_below: int = HIDE_BELOW) -> NDArray[np.int64]:
+    """Underlines -4 to 4 of signed quantised scores, (W,), 0 for none; the page's script computes the same."""
+    q = np.abs(quantised.astype(np.int64)) * 2
+    steps = 1 + (q - hide_below) * LINES // (256 - hide_below)
+    return np.where(q < hide_below, 0, steps) * np.sign(quantised.astype(np.int64))
 
 
 def utf16_offsets(text: str) -> NDArray[np.int64]:
@@ -33,69 +51,104 @@ def utf16_offsets(text: str) -> NDArray[np.int64]:
     return np.cumsum(units)
 
 
-def share_on(
-    view: CodeView, words: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int, str]]
-) -> tuple[float, int]:
-    """The attention on words that touch one of the spans, and how many words do."""
-    if not view.scores or not spans:
+def share_on(scores: Sequence[float], words: Sequence[tuple[int, int]], spans: Sequence[Span]) -> tuple[float, int]:
+    """The sum of the scores on words that touch one of the spans, and how many words do."""
+    if not len(scores) or not spans:
         return 0.0, 0
+    touched = touching(words, spans)
+    return float(np.asarray(scores)[touched].sum()), int(touched.sum())
+
+
+def touching(words: Sequence[tuple[int, int]], spans: Sequence[Span]) -> NDArray[np.bool_]:
+    """(W,): words that touch one of the spans."""
     bounds = np.asarray(words, dtype=np.int64).reshape(-1, 2)
     touched = np.zeros(len(words), dtype=bool)
     for start, end, _ in spans:
         touched |= (bounds[:, 0] < end) & (bounds[:, 1] > start)
-    return float(np.asarray(view.scores)[touched].sum()), int(touched.sum())
+    return touched
 
 
 def note_html(page: ReportPage, first: CodeView | None, reasons: Sequence[str]) -> Markup:
     """The note as markup whose text is the note: `<i>` a word, `<u>` an unseen piece, `<b>` a gap inside a span.
 
-    The words carry the shades of `first`. The text is cut at every span of every code, so that the page's script only
-    ever changes classes. Chunk numbers are drawn by the style sheet and are not text.
+    The words carry the shades and lines of `first`. The text is cut at every span of every code and at every section, so
+    that the page's script only ever changes classes. Chunk numbers are drawn by the style sheet and are not text.
     """
     text = page.text
     role: dict[int, tuple[str, int]] = {s: ("i", w) for w, (s, _) in enumerate(page.words)}
     role |= {s: ("u", reasons.index(reason)) for s, _, reason in page.unseen}
-    cuts = {0, len(text)}
-    cuts.update(offset for span in page.words for offset in span)
-    cuts.update(offset for s, e, _ in page.unseen for offset in (s, e))
-    inside: set[tuple[int, int]] = {(s, e) for view in page.codes for s, e, _ in (*view.evidence, *view.decoys)}
-    cuts.update(offset for span in inside for offset in span)
+    inside = {(s, e) for v in page.codes for s, e, _ in (*v.evidence, *v.decoys, *v.notes.keywords)}
     ends = dict(page.words) | {s: e for s, e, _ in page.unseen}
     covered = _coverage(sorted(inside), len(text))
-    levels = shade_levels(quantise(first.scores)[0]).tolist() if first is not None and first.scores else []
+    words = _word_classes(first, len(page.words))
     marks = chunk_marks(page.word_chunks)
-    boxes = [] if first is None else [(*s[:2], "e") for s in first.evidence] + [(*s[:2], "d") for s in first.decoys]
+    cuts = _cuts(page, inside)
+    boxed = box_classes([] if first is None else boxes_of(first), cuts)
     out: list[str] = []
     current, current_end = ("", 0), 0
-    for start, end in pairwise(sorted(cuts)):
+    for start, end in pairwise(cuts):
         if start in role:
             current, current_end = role[start], ends[start]
         tag, number = current if start < current_end else ("b" if covered[start] else "", 0)
         classes, extra = [f"r{number}"] if tag == "u" else [], ""
         if tag == "i":
-            if levels and levels[number]:
-                classes.append(f"a{levels[number]}")
+            classes += words[number]
             if start == page.words[number][0] and number in marks:
                 chunk, is_first = marks[number]
                 extra = f" data-k={chunk + 1}" + (f" id=k{chunk + 1}" if is_first else "")
-        if tag and boxes:
-            classes += box_classes(boxes, start, end)
+        if tag and start in boxed:
+            classes += boxed[start]
         piece = str(escape(text[start:end]))
         attribute = f' class="{" ".join(classes)}"' if classes else ""
         out.append(f"<{tag}{attribute}{extra}>{piece}</{tag}>" if tag else piece)
     return Markup("".join(out))
 
 
-def box_classes(boxes: Sequence[tuple[int, int, str]], start: int, end: int) -> list[str]:
-    """Classes of a piece: "e" inside evidence, "d" inside a decoy, with 0 and 1 where the box begins and ends."""
-    classes: list[str] = []
+def _cuts(page: ReportPage, inside: set[tuple[int, int]]) -> list[int]:
+    """Where the text is cut: the ends of words, unseen pieces and spans."""
+    cuts = {0, len(page.text)}
+    cuts.update(offset for span in page.words for offset in span)
+    cuts.update(offset for s, e, _ in page.unseen for offset in (s, e))
+    cuts.update(offset for span in inside for offset in span)
+    return sorted(cuts)
+
+
+def _word_classes(view: CodeView | None, n: int) -> list[list[str]]:
+    """The classes of each word: its fill by attention, then its underline by the first layer."""
+    classes: list[list[str]] = [[] for _ in range(n)]
+    if view is None:
+        return classes
+    fills = shade_levels(quantise(view.scores)[0]) if view.scores else np.zeros(n, dtype=np.int64)
+    for w in np.flatnonzero(fills):
+        classes[w].append(f"a{fills[w]}")
+    lines = first_lines(view.layers)
+    for w in np.flatnonzero(lines):
+        classes[w].append(f"p{lines[w]}" if lines[w] > 0 else f"m{-lines[w]}")
+    return classes
+
+
+def first_lines(layers: Sequence[Layer]) -> NDArray[np.int64]:
+    """The underlines of the first layer, (W,); none without a layer."""
+    return line_levels(quantise_signed(layers[0].scores)[0]) if layers else np.zeros(0, dtype=np.int64)
+
+
+def boxes_of(view: CodeView) -> list[tuple[int, int, str]]:
+    """(start, end, class) of what is marked by place: keywords, evidence, decoys."""
+    named = ((view.notes.keywords, "w"), (view.evidence, "e"), (view.decoys, "d"))
+    return [(start, end, name) for spans, name in named for start, end, _ in spans]
+
+
+def box_classes(boxes: Sequence[tuple[int, int, str]], cuts: Sequence[int]) -> dict[int, list[str]]:
+    """Start of a piece -> its classes: "w" of a keyword, "e" inside evidence, "d" inside a decoy; the boxes of the latter
+    two begin and end at 0 and 1. cuts: the sorted ends of pieces, among them those of the boxes."""
+    classes: dict[int, list[str]] = {}
     for box_start, box_end, name in boxes:
-        if box_start <= start and end <= box_end:
-            classes.append(name)
-            if start == box_start:
-                classes.append(f"{name}0")
-            if end == box_end:
-                classes.append(f"{name}1")
+        for i in range(bisect_left(cuts, box_start), bisect_left(cuts, box_end)):
+            added = classes.setdefault(cuts[i], [])
+            added.append(name)
+            if name != "w":
+                added += [f"{name}0"] if cuts[i] == box_start else []
+                added += [f"{name}1"] if cuts[i + 1] == box_end else []
     return classes
 
 

@@ -3,21 +3,79 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from hilat.admissions import Admission, CodeBook, EvidenceSpan, HilatError
+from hilat.admissions import HilatError
 
 Outcome = Literal["FP", "FN", "TP", "TN", "predicted", "not predicted"]
 Span = tuple[int, int, str]
 
 OUTCOME_ORDER: tuple[Outcome, ...] = ("FP", "FN", "TP", "predicted", "not predicted", "TN")
-AFTER_LAST_CHUNK = "after the last chunk"
-NO_ROOM = "no room in its chunk, or no token"
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Another method's scores for a code, one per word of the page in its order; signed: below zero speaks against."""
+
+    method: str
+    signed: bool
+    scores: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CueView:
+    """Why a code may be wrong. start, end: the matched words in the raw text, -1 for none; the rest is in words."""
+
+    kind: str
+    says: str
+    start: int = -1
+    end: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class NumberRow:
+    """A measure of a code on this admission, method by method; None where it is undefined. up: higher is better."""
+
+    measure: str
+    up: bool
+    values: tuple[tuple[str, float | None], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CurveView:
+    """A deletion curve: probability (S,) after the share (S,) of the words is gone; its end is the fully masked note."""
+
+    method: str
+    fractions: tuple[float, ...]
+    probabilities: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CodeNotes:
+    """What is known of a code besides scores. keywords: ranges of description words with the term that matched.
+
+    weak: rightly predicted, with neither a description word nor evidence in the strongest passages.
+    """
+
+    keywords: tuple[Span, ...] = ()
+    cues: tuple[CueView, ...] = ()
+    numbers: tuple[NumberRow, ...] = ()
+    curves: tuple[CurveView, ...] = ()
+    weak: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SectionView:
+    """A section [start, end) of the raw text; title as written, "" before the first heading. place: in model order."""
+
+    title: str
+    start: int
+    end: int
+    place: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +87,7 @@ class CodeView:
         they sum to 1. Empty when the code is listed without shading.
     chunk_attention: one share per chunk; empty when unknown.
     evidence, decoys: (start, end, kind) character ranges in the raw text, sorted; ranges of one code do not overlap.
+    layers: other methods, the same for every code that has any.
     """
 
     code: str
@@ -44,6 +103,8 @@ class CodeView:
     special_share: float = 0.0
     evidence: tuple[Span, ...] = ()
     decoys: tuple[Span, ...] = ()
+    layers: tuple[Layer, ...] = ()
+    notes: CodeNotes = CodeNotes()
 
     def __post_init__(self) -> None:
         numbers = (self.probability, self.logit, self.threshold, self.special_share, *self.chunk_attention)
@@ -63,6 +124,13 @@ class CodeView:
                 "expected at most 1; pass shares of the code's whole attention"
             )
 
+        for layer in self.layers:
+            if not np.isfinite(np.asarray(layer.scores, dtype=np.float64)).all():
+                raise HilatError(
+                    f"code {self.code} has scores by {layer.method} that are not finite; expected finite numbers; explain "
+                    "again, or leave the method out"
+                )
+
     @property
     def outcome(self) -> Outcome:
         """TP, FP, FN or TN; "predicted" or "not predicted" where the coders' codes are unknown."""
@@ -81,7 +149,7 @@ class ReportPage:
     raw order. word_chunks: the chunk (from 0) in which each word begins. chunk_words: words per chunk, 0 for an
     empty chunk. unseen: (start, end, reason) of what the model did not read. codes: in the order of the list.
     n_tokens: tokens that belong to words. threshold: how the threshold was chosen. model: which model, which run.
-    notes: sentences told under the header. previous, next: hadm_id of the neighbours.
+    notes: sentences told under the header. sections: together the whole text, in order; () where it has no headings. previous, next: hadm_id of the neighbours.
     synthetic: the note was invented, so the page is not protected health information.
     """
 
@@ -98,6 +166,7 @@ class ReportPage:
     split: str | None = None
     synthetic: bool = False
     notes: tuple[str, ...] = ()
+    sections: tuple[SectionView, ...] = ()
     previous: str | None = None
     next: str | None = None
 
@@ -127,18 +196,35 @@ class ReportPage:
             raise HilatError(
                 f"{here}, code {view.code}: {len(view.scores)} scores for {len(self.words)} words; give one per word"
             )
+        for layer in view.layers:
+            if len(layer.scores) != len(self.words):
+                raise HilatError(
+                    f"{here}, code {view.code}: {len(layer.scores)} scores by {layer.method} for {len(self.words)} words; "
+                    "give one per word"
+                )
         if view.chunk_attention and len(view.chunk_attention) != len(self.chunk_words):
             raise HilatError(
                 f"{here}, code {view.code}: chunk attention of {len(view.chunk_attention)} chunks, "
                 f"expected {len(self.chunk_words)}; give one share per chunk"
             )
-        for name, spans in (("evidence", view.evidence), ("decoys", view.decoys)):
+        for name, spans in (("evidence", view.evidence), ("decoys", view.decoys), ("keywords", view.notes.keywords)):
             ranges = [(start, end) for start, end, _ in spans]
             _check_spans(ranges, len(self.text), f"{here}, {name} of code {view.code}")
 
     def count(self, outcome: Outcome) -> int:
         """How many codes of the page have this outcome."""
         return sum(view.outcome == outcome for view in self.codes)
+
+    @property
+    def methods(self) -> tuple[tuple[str, bool], ...]:
+        """(name, signed) of the methods besides attention that any code has."""
+        return tuple(dict.fromkeys((layer.method, layer.signed) for view in self.codes for layer in view.layers))
+
+    @property
+    def reordered(self) -> bool:
+        """Whether the model read the sections in another order than the note has them."""
+        places = [section.place for section in self.sections if section.place >= 0]
+        return places != sorted(places)
 
     @property
     def gold_known(self) -> bool:
@@ -156,151 +242,3 @@ def _check_spans(spans: Sequence[tuple[int, int]], length: int, where: str) -> N
                 "characters; expected sorted ranges that do not overlap; merge or sort them"
             )
         last = end
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Reading:
-    """What the model read of a note.
-
-    word_spans: (W, 2) raw offsets of the clean words in model order. word_chunk: (W,) the chunk in which each begins, -1
-    for a word the model did not read. chunks: C. n_tokens: tokens that belong to words. removed_spans: (R, 2) raw offsets
-    of what cleaning dropped, removed_reasons one each.
-    """
-
-    word_spans: NDArray[np.int64]
-    word_chunk: NDArray[np.int64]
-    chunks: int
-    n_tokens: int
-    removed_spans: NDArray[np.int64]
-    removed_reasons: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Outputs:
-    """What the model said of a note, rows in code-book order.
-
-    logits, probabilities, thresholds: (K,). chunk_attention: (K, C), or None from a model that has none.
-    word_attention: for each code to be shaded, (W,) shares of the code's attention per clean word in model order (what
-    is missing to 1 fell on special tokens).
-    """
-
-    logits: NDArray[np.float64]
-    probabilities: NDArray[np.float64]
-    thresholds: NDArray[np.float64]
-    chunk_attention: NDArray[np.float64] | None
-    word_attention: Mapping[str, NDArray[np.float64]]
-
-
-@dataclass(frozen=True, slots=True)
-class RunLabel:
-    """What is the same on every page of a run: model, how the threshold was chosen, synthetic notes or patients'."""
-
-    model: str
-    threshold: str
-    synthetic: bool = False
-    notes: tuple[str, ...] = ()
-
-
-def build_page(
-    admission: Admission,
-    code_book: CodeBook,
-    reading: Reading,
-    outputs: Outputs,
-    run: RunLabel,
-    *,
-    gold_known: bool = True,
-) -> ReportPage:
-    """The page of one admission, codes in the order FP, FN, TP, TN and by falling probability within each.
-
-    gold_known: False for a note whose codes nobody gave yet (outcomes are then "predicted", "not predicted").
-
-    Raises:
-        HilatError: arrays that do not fit together, or spans outside the text.
-    """
-    n_words, n_codes = len(reading.word_spans), len(code_book)
-    shapes = {"logits": len(outputs.logits), "probabilities": len(outputs.probabilities)}
-    shapes["thresholds"] = len(outputs.thresholds)
-    if outputs.chunk_attention is not None:
-        shapes["chunk_attention"] = len(outputs.chunk_attention)
-    for name, length in shapes.items():
-        if length != n_codes:
-            raise HilatError(f"{name} has {length} rows; the code book has {n_codes} codes; give one row per code")
-    chunk_of = reading.word_chunk  # (W,)
-    seen = np.flatnonzero(chunk_of >= 0)
-    order = seen[np.argsort(reading.word_spans[seen, 0], kind="stable")]  # raw order, (W_seen,)
-    gold = set(admission.codes)
-    views = []
-    for k, code in enumerate(code_book.codes):
-        attention = outputs.word_attention.get(code)
-        if attention is not None and attention.shape != (n_words,):
-            raise HilatError(
-                f"attention of code {code} has shape {attention.shape}; expected ({n_words},), one per word"
-            )
-        scores = () if attention is None else tuple(attention[order].tolist())
-        views.append(
-            CodeView(
-                code=code,
-                title=code_book.titles[k],
-                kind=code_book.kinds[k],
-                probability=float(outputs.probabilities[k]),
-                logit=float(outputs.logits[k]),
-                threshold=float(outputs.thresholds[k]),
-                predicted=bool(outputs.probabilities[k] >= outputs.thresholds[k]),
-                gold=(code in gold) if gold_known else None,
-                scores=scores,
-                chunk_attention=() if outputs.chunk_attention is None else tuple(outputs.chunk_attention[k].tolist()),
-                special_share=max(0.0, 1.0 - sum(scores)) if scores else 0.0,
-                evidence=_merged(admission.evidence, code),
-                decoys=_merged(admission.decoys, code),
-            )
-        )
-    return ReportPage(
-        hadm_id=admission.hadm_id,
-        text=admission.text,
-        words=tuple((int(s), int(e)) for s, e in reading.word_spans[order]),
-        word_chunks=tuple(chunk_of[order].tolist()),
-        chunk_words=tuple(np.bincount(chunk_of[order], minlength=reading.chunks).tolist()),
-        codes=tuple(sorted(views, key=lambda v: (OUTCOME_ORDER.index(v.outcome), -v.probability, v.code))),
-        unseen=_unseen(reading, chunk_of),
-        n_tokens=reading.n_tokens,
-        threshold=run.threshold,
-        model=run.model,
-        split=admission.split,
-        synthetic=run.synthetic,
-        notes=run.notes,
-    )
-
-
-def _unseen(reading: Reading, chunk_of: NDArray[np.int64]) -> tuple[Span, ...]:
-    """Removed pieces and truncated words with their reason, in raw order; a piece inside a word stays with the word."""
-    if len(reading.removed_reasons) != len(reading.removed_spans):
-        raise HilatError(
-            f"{len(reading.removed_spans)} removed pieces and {len(reading.removed_reasons)} reasons; "
-            "expected one reason per piece; pass both from the same cleaning"
-        )
-    last_seen = int(np.flatnonzero(chunk_of >= 0).max(initial=-1))
-    out = [
-        (int(s), int(e), AFTER_LAST_CHUNK if w > last_seen else NO_ROOM)
-        for w, (s, e) in enumerate(reading.word_spans)
-        if chunk_of[w] < 0
-    ]
-    by_start = reading.word_spans[np.argsort(reading.word_spans[:, 0], kind="stable")]  # (W, 2)
-    for (start, end), reason in zip(reading.removed_spans.tolist(), reading.removed_reasons, strict=True):
-        before = int(np.searchsorted(by_start[:, 0], end))  # words that begin before the piece ends
-        if start < end and (before == 0 or by_start[before - 1, 1] <= start):
-            out.append((start, end, reason))
-    return tuple(sorted(out))
-
-
-def _merged(spans: Sequence[EvidenceSpan], code: str) -> tuple[Span, ...]:
-    """The segments of a code's spans, sorted; overlapping ones joined and their kinds listed."""
-    segments = sorted((start, end, span.kind) for span in spans if span.code == code for start, end in span.segments)
-    out: list[Span] = []
-    for start, end, kind in segments:
-        if out and start < out[-1][1]:
-            kinds = out[-1][2].split(", ")
-            joined = kinds if kind in kinds else [*kinds, kind]
-            out[-1] = (out[-1][0], max(end, out[-1][1]), ", ".join(joined))
-        else:
-            out.append((start, end, kind))
-    return tuple(out)

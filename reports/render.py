@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -13,9 +14,11 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from explain.snippets import HIDE_BELOW, Snippet, quantise, snippets, words_for_half
-from reports.highlight import COMMON_MAXIMUM, note_html, shade_levels, share_on, utf16_offsets
-from reports.page import OUTCOME_ORDER, CodeView, ReportPage
+from explain.snippets import quantise, words_for_half
+from reports.compare import LISTED, PassageRow, passage_rows
+from reports.highlight import note_html, shade_levels, share_on, utf16_offsets
+from reports.page import OUTCOME_ORDER, CodeView, CueView, ReportPage
+from reports.payload import code_payload, page_payload
 
 SIZE_LIMIT = 1_000_000  # bytes of one page
 FOLDED = ("TN", "not predicted")
@@ -27,6 +30,12 @@ OUTCOME_TEXT = {
     "predicted": "predicted",
     "not predicted": "not predicted",
 }
+VERDICTS = (
+    ("model error", "Model error"),
+    ("coder omission", "Coder omission: the code is right"),
+    ("coding rule", "Coding rule"),
+    ("unclear", "Unclear"),
+)
 OUTCOME_TAG = {"predicted": "PRED", "not predicted": "NOT"}
 
 
@@ -60,8 +69,8 @@ def render_page(page: ReportPage, neighbours: Neighbours = Neighbours(), *, size
     """
     html = ""
     for plan in PLANS:
-        shaded = sum(bool(v.scores) for v in page.codes if plan.shade_folded or v.outcome not in FOLDED)
-        enough = plan is PLANS[-1] or plan.words_per_code or shaded * len(page.words) * 4 // 3 < size_limit
+        rows = sum(bool(v.scores) + len(v.layers) for v in page.codes if plan.shade_folded or v.outcome not in FOLDED)
+        enough = plan is PLANS[-1] or plan.words_per_code or rows * len(page.words) * 4 // 3 < size_limit
         if not enough:
             continue
         html = _render(page, neighbours, plan)
@@ -117,13 +126,13 @@ def _render(page: ReportPage, neighbours: Neighbours, plan: Detail) -> str:
     units = utf16_offsets(page.text)
     payloads, found = [], []
     for view, shaded in zip(shown, with_scores, strict=True):
-        parts = snippets(view.scores, page.words) if shaded else ()
+        parts = passage_rows(view, page) if shaded else ()
         found.append(parts)
-        payloads.append(_code_payload(view, page, parts, units, plan.words_per_code if shaded else 0))
-    first_view = shown[first] if first is not None else None
-    shaded_first = first_view if first is not None and with_scores[first] else None
+        payloads.append(code_payload(view, page, parts, units, plan.words_per_code if shaded else 0))
+    first_view = None if first is None else shown[first] if with_scores[first] else _unshaded(shown[first])
     style = asset("report.css") + asset("page.css") + _strip_style(page)
-    script = asset("page.js")
+    script = asset("page.js") + asset("page_tools.js")
+    methods = page.methods
     return (
         environment()
         .get_template("page.html.j2")
@@ -136,76 +145,36 @@ def _render(page: ReportPage, neighbours: Neighbours, plan: Detail) -> str:
             folded_left_out=len(folded) - min(len(folded), plan.folded_rows),
             reduced=_reductions(plan, page, folded),
             unseen=[(reason, sum(r == reason for _, _, r in page.unseen)) for reason in reasons],
-            note=note_html(page, _with_marks(first_view, shaded_first), reasons),
-            first=None if first is None else _first(page, shown[first], first, shaded_first, found[first]),
-            data=_payload(page, payloads, reasons, units),
+            note=note_html(page, first_view, reasons),
+            first=None if first_view is None or first is None else _first(page, first_view, first, found[first]),
+            data=page_payload(page, payloads, reasons, units),
             style=style,
             script=script,
             policy=content_policy(style, script),
             tag=OUTCOME_TAG,
-            marked=(any(v.evidence for v in page.codes), any(v.decoys for v in page.codes)),
+            marked=(
+                any(v.evidence for v in page.codes),
+                any(v.decoys for v in page.codes),
+                any(v.notes.keywords for v in page.codes),
+            ),
+            methods=[name for name, _ in methods],
+            signed=any(signed for _, signed in methods[:1]),
+            moved=_moved(page),
+            verdicts=VERDICTS,
         )
     )
 
 
-def _with_marks(view: CodeView | None, shaded: CodeView | None) -> CodeView | None:
-    """The view whose spans and shades the note starts with; without shades where the page holds none for it."""
-    if view is None or shaded is not None:
-        return view
-    return CodeView(**{**{name: getattr(view, name) for name in view.__slots__}, "scores": ()})
+def _unshaded(view: CodeView) -> CodeView:
+    """The view without scores, where the page holds none for it."""
+    return replace(view, scores=(), layers=())
 
 
-def _payload(page: ReportPage, codes: list[dict[str, Any]], reasons: Sequence[str], units: Any) -> dict[str, Any]:
-    """The data block of the page; offsets in UTF-16 units, words as pairs (gap, length)."""
-    bounds = units[np.asarray(page.words, dtype=np.int64).reshape(-1, 2)]  # (W, 2)
-    ends = np.concatenate([[0], bounds[:-1, 1]]) if len(bounds) else np.zeros(0, dtype=np.int64)
-    pairs = np.stack([bounds[:, 0] - ends, bounds[:, 1] - bounds[:, 0]], axis=1)  # (W, 2)
-    runs: list[list[int]] = []
-    for chunk in page.word_chunks:
-        if runs and runs[-1][0] == chunk:
-            runs[-1][1] += 1
-        else:
-            runs.append([chunk, 1])
-    return {
-        "words": pairs.ravel().tolist(),
-        "chunks": [number for run in runs for number in run],
-        "empty": [int(n == 0) for n in page.chunk_words],
-        "reasons": list(reasons),
-        "hide": HIDE_BELOW,
-        "common": COMMON_MAXIMUM,
-        "codes": codes,
-    }
-
-
-def _code_payload(
-    view: CodeView, page: ReportPage, parts: Sequence[Snippet], units: Any, keep: int | None
-) -> dict[str, Any]:
-    """One code of the data block; keep: None for all words, 0 for no scores, else the number of words kept."""
-    shaded = bool(view.scores) and keep != 0
-    quantised, maximum = quantise(view.scores if shaded else ())
-    share, touched = share_on(view, page.words, view.evidence)
-    out: dict[str, Any] = {
-        "code": view.code,
-        "title": view.title,
-        "outcome": view.outcome,
-        "p": round(view.probability, 4),
-        "t": round(view.threshold, 4),
-        "max": float(f"{maximum:.5g}"),
-        "half": words_for_half(view.scores) if shaded else 0,
-        "special": round(view.special_share, 5),
-        "chunk": [round(x, 4) for x in view.chunk_attention],
-        "parts": [[s.first, s.last, s.peak, round(s.share, 5)] for s in parts],
-        "e": [[int(units[s]), int(units[e]), kind] for s, e, kind in view.evidence],
-        "d": [[int(units[s]), int(units[e]), kind] for s, e, kind in view.decoys],
-        "on": [round(share, 5), touched],
-    }
-    if shaded and keep is not None and keep < len(quantised):
-        top = np.sort(np.argsort(-quantised.astype(np.int64), kind="stable")[:keep]).astype("<u4")
-        out["at"] = base64.b64encode(top.tobytes()).decode()
-        out["q"] = base64.b64encode(quantised[top].tobytes()).decode()
-    elif shaded:
-        out["q"] = base64.b64encode(quantised.tobytes()).decode()
-    return out
+def _moved(page: ReportPage) -> str:
+    """Titles of the sections that the model read earlier than the note has them."""
+    read = [section for section in page.sections if section.place >= 0]
+    early = [s for n, s in enumerate(read) if any(before.place > s.place for before in read[:n])]
+    return ", ".join(dict.fromkeys(s.title.strip().rstrip(":") or "the beginning" for s in early))
 
 
 def _rows(shown: Sequence[CodeView], page: ReportPage) -> list[tuple[bool, list[dict[str, Any]]]]:
@@ -225,40 +194,41 @@ def _rows(shown: Sequence[CodeView], page: ReportPage) -> list[tuple[bool, list[
                 "spark_width": max(1, 5 * len(page.chunk_words) - 1),
                 "label": OUTCOME_TEXT[view.outcome],
                 "folded": view.outcome in FOLDED,
+                "cues": len({cue.kind for cue in view.notes.cues}),
             }
         )
     groups = [(False, [r for r in rows if not r["folded"]]), (True, [r for r in rows if r["folded"]])]
     return [(folded, group) for folded, group in groups if group]
 
 
-def _first(
-    page: ReportPage, view: CodeView, number: int, shaded: CodeView | None, parts: Sequence[Snippet]
-) -> dict[str, Any]:
+def _first(page: ReportPage, view: CodeView, number: int, parts: Sequence[PassageRow]) -> dict[str, Any]:
     """What the page shows of its first code before any script runs."""
-    levels = shade_levels(quantise(view.scores)[0]) if shaded is not None else np.zeros(len(page.words), dtype=np.int64)
+    shaded = bool(view.scores)
+    levels = shade_levels(quantise(view.scores)[0]) if shaded else np.zeros(len(page.words), dtype=np.int64)
     top = max(view.chunk_attention, default=0.0)
-    share, touched = share_on(view, page.words, view.evidence)
     rows = []
-    for part in parts:
-        spans = [page.words[w] for w in range(part.first, part.last + 1)]
+    for part in parts[:LISTED]:
+        start, end = page.words[part.first][0], page.words[part.last][1]
         peak_start, peak_end = page.words[part.peak]
         rows.append(
             {
-                **asdict(part),
-                "before": page.text[spans[0][0] : peak_start],
+                "before": page.text[start:peak_start],
                 "word": page.text[peak_start:peak_end],
-                "after": page.text[peak_end : spans[-1][1]],
+                "after": page.text[peak_end:end],
                 "level": int(levels[part.peak]),
-                "chunk": page.word_chunks[part.peak] + 1,
+                "where": _where(page, part),
+                "cues": list(dict.fromkeys(c.kind for c in view.notes.cues if c.start >= start and c.end <= end)),
             }
         )
     attention = view.chunk_attention or (0.0,) * len(page.chunk_words)
+    holds = _chunk_sections(page)
     chunks = [
         {
             "number": c + 1,
             "share": a,
             "height": round(100 * a / top, 1) if top > 0 else 0,
             "empty": page.chunk_words[c] == 0,
+            "holds": holds[c],
         }
         for c, a in enumerate(attention)
     ]
@@ -266,17 +236,42 @@ def _first(
         "view": view,
         "number": number,
         "label": OUTCOME_TEXT[view.outcome],
-        "shaded": shaded is not None,
-        "maximum": max(view.scores, default=0.0) if shaded is not None else 0.0,
-        "half": words_for_half(view.scores) if shaded is not None else 0,
+        "shaded": shaded,
+        "maximum": max(view.scores, default=0.0),
+        "half": words_for_half(view.scores) if shaded else 0,
         "parts": rows,
         "chunks": chunks,
+        "cues": [_cue(cue, page.text) for cue in view.notes.cues],
         "spans": [
             (name, [(page.text[s:e], kind) for s, e, kind in spans])
             for name, spans in (("e", view.evidence), ("d", view.decoys))
         ],
-        "on": (share, touched),
+        "on": share_on(view.scores, page.words, view.evidence),
     }
+
+
+def _cue(cue: CueView, text: str) -> dict[str, str]:
+    return {"kind": cue.kind, "says": cue.says, "words": text[cue.start : cue.end] if cue.start >= 0 else ""}
+
+
+def _where(page: ReportPage, part: PassageRow) -> str:
+    """Section, chunk, share and ranks of a passage, in words; the page's script writes the same."""
+    title = page.sections[part.section].title.strip().rstrip(":").rstrip() if part.section >= 0 else ""
+    words = [title] if title else []
+    words += [f"chunk {page.word_chunks[part.peak] + 1}", f"{100 * part.by[0][1]:.1f} % of the attention"]
+    ranks = zip(page.methods, part.by[1:], strict=True)
+    return " · ".join([*words, *(f"{name.replace('_', ' ')} rank {rank}" for (name, _), (rank, _) in ranks)])
+
+
+def _chunk_sections(page: ReportPage) -> list[str]:
+    """For each chunk the titles of the sections that its words come from."""
+    starts = [section.start for section in page.sections]
+    found: list[dict[str, None]] = [{} for _ in page.chunk_words]
+    for (start, _), chunk in zip(page.words, page.word_chunks, strict=True):
+        n = bisect_right(starts, start) - 1
+        if n >= 0 and page.sections[n].title:
+            found[chunk][page.sections[n].title.strip().rstrip(":")] = None
+    return [", ".join(titles) for titles in found]
 
 
 def _reductions(plan: Detail, page: ReportPage, folded: Sequence[CodeView]) -> list[str]:
@@ -285,7 +280,9 @@ def _reductions(plan: Detail, page: ReportPage, folded: Sequence[CodeView]) -> l
     if not plan.shade_folded and any(view.scores for view in folded):
         out.append("To keep the page small, the codes that were rightly not predicted are listed without shading.")
     if plan.words_per_code is not None and plan.words_per_code < len(page.words):
-        out.append(f"To keep the page small, only the {plan.words_per_code} strongest words of each code are shaded.")
+        out.append(
+            f"To keep the page small, only the {plan.words_per_code} strongest words of each code and method are shown."
+        )
     if len(folded) > plan.folded_rows:
         out.append(f"Of the {len(folded):,} codes not predicted, the {plan.folded_rows:,} most probable are listed.")
     return out

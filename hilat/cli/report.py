@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,13 +11,25 @@ import typer
 
 from hilat.admissions import HilatError
 from hilat.cli.console import emit_json, number, out, progress
-from hilat.cli.options import CorpusFolder, Json, Overwrite
+from hilat.cli.options import CorpusFolder, Json, Language, Overwrite, RulePairs, Seed, SnomedMap, Synonyms, Umls
 
 if TYPE_CHECKING:
-    from explain.table import Explained
-    from hilat.admissions import Admission, CodeBook
+    from hilat.admissions import CodeBook
     from hilat.corpora import Corpus
-    from reports.page import ReportPage, RunLabel
+
+
+@dataclass(frozen=True)
+class ReportPlan:
+    """What to write besides the pages' attention. admissions: as for --admissions; measures: folders of measures;
+    synonyms: files by kind ("synonyms", "umls", "snomed_map"); text: False for pages without note text."""
+
+    admissions: str | None = None
+    measures: tuple[Path, ...] = ()
+    language: str = "en"
+    synonyms: tuple[tuple[str, Path | None], ...] = ()
+    rule_pairs: Path | None = None
+    text: bool = True
+    seed: int = 0
 
 
 def report(
@@ -24,8 +37,27 @@ def report(
     corpus: CorpusFolder,
     out_folder: Annotated[Path, typer.Option("--out", help="The folder of pages to write.")],
     admissions: Annotated[
-        str | None, typer.Option(help="Only these admissions: hadm_ids with commas between.", show_default="all")
+        str | None,
+        typer.Option(
+            help="fp:N (most false positives), worst:N (lowest F1), random:N, or hadm_ids with commas between.",
+            show_default="all",
+        ),
     ] = None,
+    measures: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A folder that --out of faithfulness, plausibility, keywords or agreement wrote; may be repeated."
+        ),
+    ] = None,
+    no_text: Annotated[
+        bool, typer.Option("--no-text", help="Leave the note text and the admissions' ids out of pages and index.")
+    ] = False,
+    language: Language = "en",
+    synonyms: Synonyms = None,
+    umls: Umls = None,
+    snomed_map: SnomedMap = None,
+    rule_pairs: RulePairs = None,
+    seed: Seed = 0,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
@@ -33,15 +65,20 @@ def report(
 
     The pages hold note text: treat them as the notes. They load nothing from outside.
 
-    Example: [bold]hilat report --explanations runs/xlnet/explain --corpus corpora/mimic50 --out out/pages[/]
+    Examples:
+
+      [bold]hilat report --explanations runs/xlnet/explain --corpus corpora/mimic50 --out out/pages[/]
+
+      [bold]hilat report --explanations e --corpus c --out p --admissions fp:20 --measures faith --measures keywords[/]
     """
     from explain.table import read_manifest
     from hilat.corpora import read_corpus
 
     manifest = read_manifest(explanations)
     data = read_corpus(corpus, splits=[manifest["split"]])
-    ids = [name.strip() for name in admissions.split(",") if name.strip()] if admissions else None
-    index, count = write(explanations, data, out_folder, ids=ids, overwrite=overwrite)
+    files = (("synonyms", synonyms), ("umls", umls), ("snomed_map", snomed_map))
+    plan = ReportPlan(admissions, tuple(measures or ()), language, files, rule_pairs, not no_text, seed)
+    index, count = write(explanations, data, out_folder, plan, overwrite=overwrite)
     if json:
         emit_json({"index": str(index), "pages": count})
     else:
@@ -49,63 +86,52 @@ def report(
 
 
 def write(
-    explanations: Path, corpus: Corpus, folder: Path, *, ids: Sequence[str] | None = None, overwrite: bool = False
+    explanations: Path, corpus: Corpus, folder: Path, plan: ReportPlan = ReportPlan(), *, overwrite: bool = False
 ) -> tuple[Path, int]:
-    """Write pages and index of explained admissions; returns the index's path and the number of pages."""
+    """Write pages and index of explained admissions; returns the index's path and the number of pages.
+
+    Raises:
+        HilatError: an admission that is not in the corpus, explanations without attention, wrong files of `plan`.
+    """
+    from explain.cues import CaseOptions
+    from explain.keywords import keyword_sets
+    from explain.rule_pairs import built_in_rule_pairs, read_rule_pairs
     from explain.table import read_explanations, read_manifest
+    from hilat.cli.keywords import sources_of
+    from hilat.cli.pages import PageMaker, chosen_ids, numbered, read_measures
     from hilat.files import new_folder
-    from reports.corpus import RunHeader, write_report
-    from reports.page import RunLabel
+    from reports.build import RunLabel
+    from reports.corpus import write_report
+    from reports.index import RunHeader
 
     manifest = read_manifest(explanations)
     known = {admission.hadm_id: admission for admission in corpus.admissions}
+    ids = chosen_ids(explanations, plan.admissions, plan.seed)
     missing = [name for name in ids or () if name not in known]
     if missing:
         raise HilatError(
             f"admission {missing[0]} is not in split {manifest['split']} of the corpus ({len(known)} admissions); "
             "check the id, or explain the split that holds it"
         )
-    synthetic = corpus.source == "planted"
-    label = RunLabel(
-        model=str(manifest["settings"]["model"]),
-        threshold=str(manifest["threshold_source"]),
-        synthetic=synthetic,
-    )
     book = corpus.code_book.restricted_to(manifest["label_set"])
+    synthetic = corpus.source == "planted"
+    label = RunLabel(str(manifest["settings"]["model"]), str(manifest["threshold_source"]), synthetic)
+    rules = built_in_rule_pairs() if plan.rule_pairs is None else read_rule_pairs(plan.rule_pairs)
+    maker = PageMaker(
+        known, book, label, int(manifest["chunks"]),
+        keyword_sets(book, sources_of(book, None, dict(plan.synonyms), True, plan.language)),
+        CaseOptions(language=plan.language, rules=rules), read_measures(plan.measures, plan.seed),
+    )  # fmt: skip
     total = len(ids) if ids is not None else int(manifest["admissions"])
-    pages = (
-        _page(known, one, book, label, int(manifest["chunks"]))
-        for one in progress(read_explanations(explanations, ids), total, "writing pages")
-    )
+    pages = (maker.page(one) for one in progress(read_explanations(explanations, ids), total, "writing pages"))
+    header = RunHeader(
+        f"{manifest['split']} · {corpus.source}", tuple(_facts(manifest, book)), synthetic, tuple(_about(manifest, plan)),
+        maker.measures.tables, maker.measures.mean_curves, plan.text,
+    )  # fmt: skip
     with new_folder(folder, overwrite=overwrite, what="folder of pages") as beside:
-        index = write_report(
-            pages, beside, RunHeader("hilat report", tuple(_facts(manifest, book)), synthetic=synthetic)
-        )
+        index = write_report(pages if plan.text else numbered(pages), beside, header)
         name = index.name
     return folder / name, total
-
-
-def _page(known: dict[str, Admission], one: Explained, book: CodeBook, label: RunLabel, chunks: int) -> ReportPage:
-    from reports.page import Outputs, Reading, build_page
-
-    if one.hadm_id not in known:
-        raise HilatError(
-            f"admission {one.hadm_id} was explained and is not in the corpus; give the corpus that was explained"
-        )
-    return build_page(
-        known[one.hadm_id],
-        book,
-        Reading(
-            one.word_spans,
-            one.word_chunk,
-            chunks,
-            int(one.word_tokens.sum()),
-            one.removed,
-            one.removed_reasons,
-        ),
-        Outputs(one.logits, one.probabilities, one.thresholds, one.chunk_attention, one.of("attention")),
-        label,
-    )
 
 
 def _facts(manifest: dict[str, Any], book: CodeBook) -> Iterator[tuple[str, str]]:
@@ -117,5 +143,22 @@ def _facts(manifest: dict[str, Any], book: CodeBook) -> Iterator[tuple[str, str]
         yield "Macro-F1 (mean of codes)", number(metrics.get("macro_f1_mean_of_codes"))
     yield "Threshold", str(manifest["threshold_source"])
     yield "Shading", "global token attention (Liu et al. 2022, eq. 10), summed per word"
-    yield "hilat", str(manifest["versions"].get("hilat"))
-    yield "Revision", str(manifest.get("git_revision") or "not from a checkout")[:12]
+
+
+def _about(manifest: dict[str, Any], plan: ReportPlan) -> Iterator[tuple[str, str]]:
+    """Settings, versions and fingerprints, as the explanations were made."""
+    settings = manifest["settings"]
+    yield "Model", str(settings["model"])
+    yield "Model fingerprint", str(manifest.get("model_fingerprint", "not recorded"))
+    yield "Data fingerprint", str(manifest.get("data_fingerprint", "not recorded"))
+    yield "Admissions explained", str(manifest["admissions"])
+    yield "Admissions shown", plan.admissions or "all"
+    yield "Codes explained", ", ".join(settings["codes"])
+    for name, says in manifest["methods"].items():
+        yield f"Method {name.replace('_', ' ')}", str(says)
+    yield "Options of the methods", ", ".join(f"{name} {value}" for name, value in settings["options"].items())
+    yield "Language", plan.language
+    yield "Seed", str(manifest["seed"])
+    yield "Revision", str(manifest.get("git_revision") or "not from a checkout")
+    yield "Python, system", f"{manifest['python']}, {manifest['system']}"
+    yield "Versions", ", ".join(f"{name} {version}" for name, version in manifest["versions"].items() if version)

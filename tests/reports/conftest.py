@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from reports.page import CodeView, ReportPage, Span
+from reports.page import CodeNotes, CodeView, CueView, CurveView, Layer, NumberRow, ReportPage, SectionView, Span
 
 PageMaker = Callable[..., ReportPage]
 
@@ -25,6 +25,9 @@ def page_of(
     synthetic: bool = True,
     gold: bool = True,
     seed: int = 0,
+    layers: tuple[str, ...] = (),
+    notes: CodeNotes = CodeNotes(),  # noqa: B008 (frozen)
+    sections: tuple[SectionView, ...] = (),
 ) -> ReportPage:
     """A page whose code list runs FP, FN, TP, TN, TN ...; numbers without a letter are unseen."""
     rng = np.random.default_rng(seed)
@@ -52,6 +55,13 @@ def page_of(
                 special_share=0.2,
                 evidence=evidence if k == 0 else (),
                 decoys=decoys if k == 2 else (),
+                layers=tuple(
+                    Layer(
+                        name, True, tuple((rng.gamma(0.2, size=len(words)) * rng.choice([-1, 1], len(words))).tolist())
+                    )
+                    for name in layers
+                ),
+                notes=notes if k == 0 else CodeNotes(),
             )
         )
     return ReportPage(
@@ -67,7 +77,26 @@ def page_of(
         model="test model",
         split="test",
         synthetic=synthetic,
+        sections=sections,
     )
+
+
+def full_page(text: str, word: str = "septic") -> ReportPage:
+    """A page with everything on it: two methods, keywords, cues, numbers, curves, and sections that the model moved."""
+    at = text.index(word)
+    middle = text.index(" ", len(text) // 2) + 1
+    cues = (
+        CueView("negated", "a negation governs the words", at, at + len(word)),
+        CueView("borderline", "0.05 from the threshold"),
+    )
+    numbers = (NumberRow("comprehensiveness", True, (("attention", 0.5), ("random", None))),)
+    curves = (
+        CurveView("attention", (0.0, 0.5, 1.0), (0.8, 0.2, 0.1)),
+        CurveView("random order", (0.0, 0.5, 1.0), (0.8, 0.6, 0.1)),
+    )
+    notes = CodeNotes(((at, at + len(word), "sepsis"),), cues, numbers, curves, True)
+    sections = (SectionView("History:", 0, middle, 1), SectionView("Discharge Diagnosis:", middle, len(text), 0))
+    return page_of(text, codes=6, layers=("input_x_gradient", "occlusion"), notes=notes, sections=sections)
 
 
 @pytest.fixture(scope="session")

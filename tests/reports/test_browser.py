@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from reports.corpus import RunHeader, write_report
+from reports.corpus import write_report
+from reports.index import RunHeader
 from reports.page import ReportPage
 from reports.render import Neighbours, render_page
 

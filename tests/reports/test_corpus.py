@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import stat
 from collections.abc import Callable, Iterator
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from hilat.admissions import HilatError
-from reports.corpus import CodeRow, RunHeader, admission_row, file_name, write_report
+from reports.corpus import file_name, write_report
+from reports.index import CodeRow, RunHeader, admission_row
 from reports.page import ReportPage
 
 PageMaker = Callable[..., ReportPage]
@@ -34,10 +36,18 @@ def test_a_folder_is_written_and_linked(make_page: PageMaker, tmp_path: Path) ->
     assert 'rel="prev"' not in (folder / "admission-1.html").read_text("utf-8")
     assert 'rel="next"' not in (folder / "admission-3.html").read_text("utf-8")
     text = index.read_text("utf-8")
-    assert [*re.findall(r'href="([^"]+)"', text)] == ["admission-1.html", "admission-2.html", "admission-3.html"]
+    files = ["admission-1.html", "admission-2.html", "admission-3.html"]
+    links = [address for address in re.findall(r'href="([^"#]+)', text) if address]
+    assert links == [*files, *files]  # the admissions, then the false positive of each
     assert "Test run &lt;1&gt;" in text
-    assert "alpha" not in text  # the index holds no note text
     assert (folder / ".gitignore").read_text() == "*\n"
+
+
+def test_an_index_without_text_holds_no_note_text(make_page: PageMaker, tmp_path: Path) -> None:
+    pages = [make_page("alpha beta", hadm_id="1")]
+    assert "alpha" in write_report(pages, tmp_path / "with", RUN).read_text("utf-8")
+    hidden = RunHeader("Run", synthetic=True, text=False)
+    assert "alpha" not in write_report(pages, tmp_path / "without", hidden).read_text("utf-8")
 
 
 def test_only_the_owner_may_read(make_page: PageMaker, tmp_path: Path) -> None:
@@ -97,13 +107,20 @@ def test_counts_of_the_index_against_a_loop(make_page: PageMaker, tmp_path: Path
     assert (row.predicted, row.words, row.unseen) == (2, 2, 1)
     assert row.f1 == pytest.approx(0.5)
     text = write_report(pages, tmp_path / "r", RUN).read_text("utf-8")
-    rows = re.findall(r"<tr[^>]*><th scope=\"row\">([\d.]+)</th>(.*?)</tr>", text)
-    cells = {code: re.findall(r">([^<>]+)</td>", rest) for code, rest in rows}
-    # title, support, TP, FP, FN, precision, recall, F1; codes run FP, FN, TP, TN, TN on each of three pages
-    assert cells["100.0"] == ["Title 0", "0", "0", "3", "0", "0.00", "–", "0.00"]
-    assert cells["101.1"] == ["Title 1", "3", "0", "0", "3", "–", "0.00", "0.00"]
-    assert cells["102.2"] == ["Title 2", "3", "3", "0", "0", "1.00", "1.00", "1.00"]
-    assert cells["103.3"] == ["Title 3", "0", "0", "0", "0", "–", "–", "–"]
+    table = re.search(r'<table id="t-codes">(.*?)</table>', text, re.DOTALL)
+    assert table is not None
+    rows = [re.findall(r"<td[^>]*>([^<>]*)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", table[1])[1:]]
+    cells = {row[0]: row[1:] for row in rows}
+    # title, support, TP, FP, FN, precision, recall, F1, cues; codes run FP, FN, TP, TN, TN on each of three pages
+    assert cells["100.0"] == ["Title 0", "0", "0", "3", "0", "0.00", "–", "0.00", ""]
+    assert cells["101.1"] == ["Title 1", "3", "0", "0", "3", "–", "0.00", "0.00", ""]
+    assert cells["102.2"] == ["Title 2", "3", "3", "0", "0", "1.00", "1.00", "1.00", ""]
+    assert cells["103.3"] == ["Title 3", "0", "0", "0", "0", "–", "–", "–", ""]
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert data is not None
+    drawn = {row[0]: row[2:9] for row in json.loads(data[1])["t-codes"]["rows"]}
+    assert drawn["100.0"] == [0, 0, 3, 0, 0.0, None, 0.0]
+    assert drawn["102.2"] == [3, 3, 0, 0, 1.0, 1.0, 1.0]
 
 
 def test_code_row_numbers() -> None:

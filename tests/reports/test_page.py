@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from hilat.admissions import Admission, CodeBook, EvidenceSpan, HilatError
-from reports.page import AFTER_LAST_CHUNK, CodeView, Outputs, Reading, ReportPage, RunLabel, build_page
+from reports.build import AFTER_LAST_CHUNK, Outputs, Reading, RunLabel, build_page
+from reports.page import CodeView, ReportPage
 from reports.render import render_page
 
 TEXT = "alpha 12 beta gamma delta epsilon"
