@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -298,21 +299,22 @@ def match_keywords(words: Sequence[str], keyword_set: KeywordSet) -> KeywordMatc
     words: W words in the order in which neighbours are neighbours. A term of several words matches a run of them; of
     several terms on a word the better tier wins, then the longer, then the first. Abbreviations match as written only.
     """
-    parts, owner = _parts(words)
-    language = keyword_set.language
-    stems = [lemma(part, language) for part in parts]
-    as_written, by_stem = _by_first_word(keyword_set)
+    note = _note_parts(tuple(words), keyword_set.language)
     best: dict[int, tuple[int, int, int]] = {}  # word -> (tier, -length, term)
     found = np.zeros(len(keyword_set.terms), dtype=np.int64)
-    for start in range(len(parts)):
-        for table, here, reached in ((as_written, parts, EXACT), (by_stem, stems, LEMMA)):
-            for t, sought in table.get(here[start], ()):
+    for t, term in enumerate(keyword_set.terms):
+        stems = () if term.source == ABBREVIATION else tuple(lemma(word, keyword_set.language) for word in term.words)
+        for sought, here, places, reached in (
+            (term.words, note.parts, note.places, EXACT),
+            (stems, note.stems, note.stem_places, LEMMA),
+        ):
+            for start in places.get(sought[0], ()) if sought else ():
                 stop = start + len(sought)
-                if tuple(here[start:stop]) != sought:
+                if here[start:stop] != sought:
                     continue
-                tier = max(reached, keyword_set.terms[t].tier)
+                tier = max(reached, term.tier)
                 found[t] = min(found[t], tier) if found[t] else tier
-                for w in owner[start:stop]:
+                for w in note.owner[start:stop]:
                     best[w] = min(best.get(w, (tier + 1, 0, 0)), (tier, -len(sought), t))
     tier_of, term_of = np.zeros(len(words), dtype=np.int64), np.full(len(words), -1, dtype=np.int64)
     for w, (tier, _, t) in best.items():
@@ -320,30 +322,29 @@ def match_keywords(words: Sequence[str], keyword_set: KeywordSet) -> KeywordMatc
     return KeywordMatches(keyword_set, tier_of, term_of, found)
 
 
-_Table = dict[str, list[tuple[int, tuple[str, ...]]]]
+@dataclass(frozen=True, slots=True)
+class _NoteParts:
+    """A note's words in parts: "end-stage" is one word and two parts. owner: the word of each part. places and
+    stem_places: part or stem -> where it stands."""
+
+    parts: tuple[str, ...]
+    stems: tuple[str, ...]
+    owner: tuple[int, ...]
+    places: Mapping[str, list[int]]
+    stem_places: Mapping[str, list[int]]
 
 
-def _by_first_word(keyword_set: KeywordSet) -> tuple[_Table, _Table]:
-    """First word -> terms that start with it: as written, and as stems (without abbreviations)."""
-    as_written: _Table = {}
-    by_stem: _Table = {}
-    for t, term in enumerate(keyword_set.terms):
-        as_written.setdefault(term.words[0], []).append((t, term.words))
-        if term.source != ABBREVIATION:
-            stems = tuple(lemma(word, keyword_set.language) for word in term.words)
-            by_stem.setdefault(stems[0], []).append((t, stems))
-    return as_written, by_stem
-
-
-def _parts(words: Sequence[str]) -> tuple[list[str], list[int]]:
-    """The parts of all words and the word that each belongs to: "end-stage" is one word and two parts."""
-    parts: list[str] = []
-    owner: list[int] = []
-    for w, word in enumerate(words):
-        for part in word_parts(word):
-            parts.append(part)
-            owner.append(w)
-    return parts, owner
+@lru_cache(maxsize=2)  # the codes of a note are matched one after the other
+def _note_parts(words: tuple[str, ...], language: str) -> _NoteParts:
+    found = [(part, w) for w, word in enumerate(words) for part in word_parts(word)]
+    parts = tuple(part for part, _ in found)
+    stems = tuple(lemma(part, language) for part in parts)
+    places: dict[str, list[int]] = {}
+    stem_places: dict[str, list[int]] = {}
+    for at, (part, stem) in enumerate(zip(parts, stems, strict=True)):
+        places.setdefault(part, []).append(at)
+        stem_places.setdefault(stem, []).append(at)
+    return _NoteParts(parts, stems, tuple(w for _, w in found), places, stem_places)
 
 
 def _check_language(language: str) -> None:

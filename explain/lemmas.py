@@ -81,9 +81,10 @@ def fold(text: str) -> str:
     return "".join(c for c in apart if not unicodedata.combining(c))
 
 
-def word_parts(text: str) -> list[str]:
+@lru_cache(maxsize=1 << 16)
+def word_parts(text: str) -> tuple[str, ...]:
     """The runs of letters and digits in a text, folded: "Crohn's end-stage" gives crohn, end, stage."""
-    return _PART.findall(_POSSESSIVE.sub("", fold(text)))
+    return tuple(_PART.findall(_POSSESSIVE.sub("", fold(text))))
 
 
 @lru_cache(maxsize=1 << 16)

@@ -32,6 +32,8 @@ _GOES_ON = re.compile(
 _SPACE = re.compile(r"\s")
 _END = re.compile(r"[.!?…][\"'’”»)\]]*\s*$")
 _NUMBER_ITEM = re.compile(r"\d{1,2}[.)]")
+# Where a sentence can start at all within a block (see _starts); most blocks have no such place, and pysbd is slow.
+_CAN_START = re.compile(r"[.!?…][\"'’”»)\]]*\s+\S|\s\d{1,2}[.)]")
 
 
 def sentences(text: str, language: str = "en") -> tuple[tuple[int, int], ...]:
@@ -85,6 +87,8 @@ def _cuts(text: str, start: int, end: int, language: str) -> list[int]:
     pysbd gets a window of the block; the last sentence that begins in a window begins the next one, as it may have been
     cut off. A window without a sentence end is followed by the next without a cut.
     """
+    if not _CAN_START.search(text, start, end):
+        return []
     segmenter, block = _segmenter(language), _SPACE.sub(" ", text[start:end])
     cuts: list[int] = []
     at = 0

@@ -21,6 +21,15 @@ def quantise(scores: Sequence[float] | NDArray[np.float64]) -> tuple[NDArray[np.
     return np.rint(255.0 * np.sqrt(np.maximum(values, 0.0) / maximum)).astype(np.uint8), maximum
 
 
+def strongest(scores: NDArray[np.float64], n: int) -> NDArray[np.int64]:
+    """The n highest of scores (W,) by falling value, equal ones in text order; all where W is smaller. Indices (n,)."""
+    if n >= len(scores):
+        return np.argsort(-scores, kind="stable")
+    least = np.partition(scores, len(scores) - n)[len(scores) - n]
+    among = np.flatnonzero(scores >= least)  # more than n where values are equal
+    return among[np.argsort(-scores[among], kind="stable")][:n]
+
+
 @dataclass(frozen=True, slots=True)
 class Snippet:
     """A run of words first..last (inclusive) around a peak; share is the sum of their scores."""
@@ -45,9 +54,10 @@ def snippets(
     """
     values = np.asarray(scores, dtype=np.float64)  # (W,)
     quantised, _ = quantise(values)
-    used = np.zeros(len(values), dtype=bool)
+    used = bytearray(len(values))
     out: list[Snippet] = []
-    for peak in np.argsort(-values, kind="stable").tolist():
+    # The words used by the snippets before are at most so many, so the next peak is among the highest of these.
+    for peak in strongest(values, count * (2 * reach + 1)).tolist():
         if len(out) == count or quantised[peak] < HIDE_BELOW:
             break
         if used[peak]:
@@ -58,7 +68,7 @@ def snippets(
         limit = min(len(values) - 1, peak + reach)
         while last < limit and not used[last + 1] and words[last + 1][0] - words[last][1] <= GAP:
             last += 1
-        used[first : last + 1] = True
+        used[first : last + 1] = b"\x01" * (last + 1 - first)
         out.append(Snippet(first, last, peak, float(values[first : last + 1].sum())))
     return tuple(out)
 

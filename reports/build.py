@@ -96,7 +96,7 @@ def build_page(
             raise HilatError(
                 f"attention of code {code} has shape {attention.shape}; expected ({n_words},), one per word"
             )
-        scores = () if attention is None else tuple(attention[order].tolist())
+        scores = () if attention is None else _buffer(attention[order])
         views.append(
             CodeView(
                 code=code,
@@ -109,11 +109,11 @@ def build_page(
                 gold=(code in gold) if gold_known else None,
                 scores=scores,
                 chunk_attention=() if outputs.chunk_attention is None else tuple(outputs.chunk_attention[k].tolist()),
-                special_share=max(0.0, 1.0 - sum(scores)) if scores else 0.0,
+                special_share=max(0.0, 1.0 - float(attention[order].sum())) if attention is not None else 0.0,
                 evidence=_merged(admission.evidence, code),
                 decoys=_merged(admission.decoys, code),
                 layers=tuple(
-                    Layer(name, signed, tuple(given[code][order].tolist()))
+                    Layer(name, signed, _buffer(given[code][order]))
                     for name, signed, given in outputs.layers
                     if code in given
                 ),
@@ -136,6 +136,11 @@ def build_page(
         notes=run.notes,
         sections=_sections(admission.text, reading),
     )
+
+
+def _buffer(values: NDArray[np.float64]) -> Sequence[float]:
+    """The numbers (W,) as a read-only sequence."""
+    return np.ascontiguousarray(values, dtype=np.float64).data.toreadonly()
 
 
 def _sections(text: str, reading: Reading) -> tuple[SectionView, ...]:

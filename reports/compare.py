@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from explain.snippets import snippets
+from explain.snippets import snippets, strongest
 from reports.highlight import touching
 from reports.page import CodeView, ReportPage
 
@@ -44,37 +44,42 @@ def passage_rows(view: CodeView, page: ReportPage) -> tuple[PassageRow, ...]:
         for s in snippets(scores, page.words, count=count):
             if not any(first <= s.peak <= last for first, last, _ in ranges):
                 ranges.append((s.first, s.last, s.peak))
-    ranks, totals = [_ranks(scores) for scores in methods], [_total(n, scores) for n, scores in enumerate(methods)]
-    keyword, evidence = touching(page.words, view.notes.keywords), touching(page.words, view.evidence)
+    by = [_places(scores, ranges, total=1.0 if n == 0 else float(scores.sum())) for n, scores in enumerate(methods)]
     starts = [section.start for section in page.sections]
     rows = []
-    for first, last, peak in ranges:
-        here = slice(first, last + 1)
-        by = tuple(
-            (int(rank[here].min()), float(scores[here].sum() / total) if total > 0 else 0.0)
-            for rank, scores, total in zip(ranks, methods, totals, strict=True)
-        )
+    for (first, last, peak), *places in zip(ranges, *by, strict=True):
         section = bisect_right(starts, page.words[peak][0]) - 1
-        rows.append(PassageRow(first, last, peak, by, section, bool(keyword[here].any()), bool(evidence[here].any())))
+        words = page.words[first : last + 1]
+        keyword, evidence = (bool(s) and bool(touching(words, s).any()) for s in (view.notes.keywords, view.evidence))
+        rows.append(PassageRow(first, last, peak, tuple(places), section, keyword, evidence))
     return tuple(rows)
 
 
-def _total(number: int, scores: NDArray[np.float64]) -> float:
-    """Attention's scores are shares already; those of other methods are not."""
-    return 1.0 if number == 0 else float(scores.sum())
+def _places(
+    scores: NDArray[np.float64], ranges: Sequence[tuple[int, int, int]], total: float
+) -> list[tuple[int, float]]:
+    """For each range the rank of its best word, from 1 with equal scores in text order, and its share of the total.
 
-
-def _ranks(scores: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The rank of every word from 1, equal scores in text order, (W,)."""
-    ranks = np.empty(len(scores), dtype=np.int64)
-    ranks[np.argsort(-scores, kind="stable")] = np.arange(1, len(scores) + 1)
-    return ranks
+    total: 1 for attention, whose scores (W,) are shares already.
+    """
+    if not ranges:
+        return []
+    best = np.array([first + int(scores[first : last + 1].argmax()) for first, last, _ in ranges])  # (P,)
+    value = scores[best][:, None]  # (P, 1)
+    before = (scores == value) & (np.arange(len(scores)) < best[:, None])  # (P, W)
+    ranks = 1 + ((scores > value) | before).sum(axis=1)  # (P,)
+    up_to = np.concatenate([[0.0], np.cumsum(scores)])  # (W + 1,)
+    bounds = np.array(ranges)  # (P, 3)
+    shares = (up_to[bounds[:, 1] + 1] - up_to[bounds[:, 0]]) / (total if total > 0 else 1.0)  # (P,)
+    return list(zip(ranks.tolist(), shares.tolist(), strict=True))
 
 
 def overlap_at(view: CodeView, k: int = 20) -> Sequence[float]:
     """For each layer the share of attention's k highest words that are among its k highest."""
     if not view.scores:
         return []
-    first = set(np.argsort(-np.asarray(view.scores), kind="stable")[:k].tolist())
-    tops = [set(np.argsort(-np.asarray(layer.scores), kind="stable")[:k].tolist()) for layer in view.layers]
-    return [len(first & top) / max(1, min(k, len(view.scores))) for top in tops]
+    first, *others = (
+        set(strongest(np.asarray(scores, dtype=np.float64), k).tolist())
+        for scores in (view.scores, *(layer.scores for layer in view.layers))
+    )
+    return [len(first & top) / max(1, min(k, len(view.scores))) for top in others]

@@ -60,11 +60,13 @@ def share_on(scores: Sequence[float], words: Sequence[tuple[int, int]], spans: S
 
 
 def touching(words: Sequence[tuple[int, int]], spans: Sequence[Span]) -> NDArray[np.bool_]:
-    """(W,): words that touch one of the spans."""
-    bounds = np.asarray(words, dtype=np.int64).reshape(-1, 2)
+    """(W,): words, sorted and apart, that touch one of the spans."""
     touched = np.zeros(len(words), dtype=bool)
     for start, end, _ in spans:
-        touched |= (bounds[:, 0] < end) & (bounds[:, 1] > start)
+        first = bisect_left(words, (start, start))
+        if first and words[first - 1][1] > start:
+            first -= 1
+        touched[first : bisect_left(words, (end, end))] = True
     return touched
 
 
@@ -98,7 +100,9 @@ def note_html(page: ReportPage, first: CodeView | None, reasons: Sequence[str]) 
                 extra = f" data-k={chunk + 1}" + (f" id=k{chunk + 1}" if is_first else "")
         if tag and start in boxed:
             classes += boxed[start]
-        piece = str(escape(text[start:end]))
+        piece = text[start:end]
+        if not piece.isalnum():  # most pieces are words and need no escape
+            piece = str(escape(piece))
         attribute = f' class="{" ".join(classes)}"' if classes else ""
         out.append(f"<{tag}{attribute}{extra}>{piece}</{tag}>" if tag else piece)
     return Markup("".join(out))

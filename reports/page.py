@@ -23,7 +23,7 @@ class Layer:
 
     method: str
     signed: bool
-    scores: tuple[float, ...]
+    scores: Sequence[float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,8 @@ class CodeView:
 
     probability, threshold: 0 to 1. logit: natural-log odds. gold: None where the coders' codes are unknown.
     scores: attention per word of the page, in its order, each >= 0; with special_share (special and padding tokens)
-        they sum to 1. Empty when the code is listed without shading.
+        they sum to 1. Empty when the code is listed without shading. Build gives read-only buffers: as objects of
+        their own the numbers of fifty codes cost more time than the rest of the page.
     chunk_attention: one share per chunk; empty when unknown.
     evidence, decoys: (start, end, kind) character ranges in the raw text, sorted; ranges of one code do not overlap.
     layers: other methods, the same for every code that has any.
@@ -98,7 +99,7 @@ class CodeView:
     threshold: float
     predicted: bool
     gold: bool | None
-    scores: tuple[float, ...] = ()
+    scores: Sequence[float] = ()
     chunk_attention: tuple[float, ...] = ()
     special_share: float = 0.0
     evidence: tuple[Span, ...] = ()

@@ -53,7 +53,7 @@ def test_build_page_puts_everything_in_raw_order() -> None:
     assert page.n_tokens == 6
     assert [(v.code, v.outcome) for v in page.codes] == [("B", "FP"), ("C", "FN"), ("A", "TP"), ("D", "TN")]
     view = page.codes[2]
-    assert view.scores == (0.1, 0.2, 0.4, 0.1)
+    assert list(view.scores) == [0.1, 0.2, 0.4, 0.1]
     assert view.special_share == pytest.approx(0.2)
     assert view.evidence == ((0, 5, "evidence"), (9, 19, "evidence, lab"))
     assert page.codes[0].decoys == ((20, 25, "negated"),)
