@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from explain.attribution import Attribution
     from explain.explaining import explain, judge
+    from explain.explanation import Explanation
     from explain.methods import METHODS
     from explain.subject import MethodOptions
 
-__all__ = ["METHODS", "Attribution", "MethodOptions", "explain", "judge"]
+__all__ = ["METHODS", "Attribution", "Explanation", "MethodOptions", "explain", "judge"]
 
 _HOME = {
     "METHODS": "explain.methods",
     "Attribution": "explain.attribution",
+    "Explanation": "explain.explanation",
     "MethodOptions": "explain.subject",
     "explain": "explain.explaining",
     "judge": "explain.explaining",

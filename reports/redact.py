@@ -6,6 +6,7 @@ from bisect import bisect_left
 from dataclasses import replace
 from itertools import pairwise
 
+from hilat.sections import HEADINGS
 from reports.page import CodeView, ReportPage, SectionView, Span
 
 BLOCK = "▪▪▪"  # stands for any word, however long, so that lengths tell nothing
@@ -14,8 +15,8 @@ BLOCK = "▪▪▪"  # stands for any word, however long, so that lengths tell n
 def without_text(page: ReportPage) -> ReportPage:
     """The page with every word replaced by the same block and white space by a single space or line break.
 
-    All ranges move along. Headings of sections stay, since they come from a fixed list; keywords keep the term of the
-    code's description that matched.
+    All ranges move along. Headings of sections stay where they come from the fixed list; the line of birth date and sex,
+    which counts as a heading too, does not. Keywords keep the term of the code's description that matched.
     """
     spans = [*page.words, *((s, e) for s, e, _ in page.unseen), *((s.start, s.end) for s in page.sections)]
     for view in page.codes:
@@ -47,9 +48,14 @@ def without_text(page: ReportPage) -> ReportPage:
         text="".join(pieces),
         words=tuple((moved(s), moved(e)) for s, e in page.words),
         unseen=several(page.unseen),
-        sections=tuple(SectionView(s.title, moved(s.start), moved(s.end), s.place) for s in page.sections),
+        sections=tuple(SectionView(_heading(s.title), moved(s.start), moved(s.end), s.place) for s in page.sections),
         codes=tuple(view_of(view) for view in page.codes),
     )
+
+
+def _heading(title: str) -> str:
+    """A title of the fixed list as written; what else a heading's line may hold is the note's."""
+    return title if not title or title.lower() in HEADINGS else "Section:"
 
 
 def _blocked(piece: str) -> str:

@@ -1,46 +1,22 @@
-"""From stored explanations and measures to pages: what `hilat report` puts together."""
+"""What `hilat report` reads besides explanations: which admissions, and what folders of measures say of them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hilat.admissions import HilatError
 
 if TYPE_CHECKING:
-    from explain.cases import Case
-    from explain.cues import CaseOptions
-    from explain.keywords import KeywordSet
     from explain.rows import Curve
-    from explain.table import Explained
-    from hilat.admissions import Admission, CodeBook
-    from reports.build import RunLabel
     from reports.index import MeanCurve, MeasureTable
-    from reports.page import CodeNotes, NumberRow, ReportPage
+    from reports.maker import Measures
+    from reports.page import ReportPage
 
-CONTROLS = ("random", "uniform", "position", "frequent_words", "other_code")  # columns of numbers, never a layer
-# Measures that a page lists, of those in the folders given.
-LISTED = (
-    "comprehensiveness", "sufficiency", "normalised_aopc", "decision_flip", "average_precision", "evidence_mass", "position_ami",
-    "rank_auc", "kendall_tau_b", "overlap_at_10",
-)  # fmt: skip
 MOST_TABLE = 6  # measures of a table in the index
-
-Pair = tuple[str, str]
-
-
-@dataclass(frozen=True)
-class Measures:
-    """What folders of measures say: numbers and deletion curves by (admission, code), and tables for the index."""
-
-    numbers: Mapping[Pair, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
-    up: Mapping[str, bool] = field(default_factory=dict)
-    curves: Mapping[Pair, Sequence[Curve]] = field(default_factory=dict)
-    tables: tuple[MeasureTable, ...] = ()
-    mean_curves: tuple[MeanCurve, ...] = ()
 
 
 def read_measures(folders: Sequence[Path], seed: int = 0) -> Measures:
@@ -54,10 +30,11 @@ def read_measures(folders: Sequence[Path], seed: int = 0) -> Measures:
 
     from explain.rows import read_curves
     from hilat.files import read_json
+    from reports.maker import LISTED, Measures
 
-    numbers: dict[Pair, dict[str, dict[str, float]]] = {}
+    numbers: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
     up: dict[str, bool] = {}
-    curves: dict[Pair, list[Curve]] = {}
+    curves: dict[tuple[str, str], list[Curve]] = {}
     tables: list[MeasureTable] = []
     for folder in folders:
         if not (folder / "rows.parquet").exists() or not (folder / "summary.json").exists():
@@ -96,6 +73,7 @@ def _strings(values: Sequence[str]) -> Any:
 def _tables(summary: Mapping[str, Sequence[Mapping[str, Any]]], kind: str) -> list[MeasureTable]:
     """One table per group of pairs that holds errors or hits apart: predicted, TP and FP; all where those are missing."""
     from reports.index import MeasureCell, MeasureTable
+    from reports.maker import LISTED
 
     found = []
     for group in [name for name in ("predicted", "TP", "FP") if name in summary] or list(summary)[:1]:
@@ -139,77 +117,6 @@ def mean_curves(curves: Sequence[Curve], seed: int = 0) -> tuple[MeanCurve, ...]
     return tuple(found)
 
 
-@dataclass(frozen=True)
-class PageMaker:
-    """What all pages of a run share."""
-
-    known: Mapping[str, Admission]
-    book: CodeBook
-    label: RunLabel
-    chunks: int
-    keywords: Mapping[str, KeywordSet]
-    options: CaseOptions
-    measures: Measures = field(default_factory=Measures)
-
-    def page(self, one: Explained) -> ReportPage:
-        """The page of one explained admission.
-
-        Raises:
-            HilatError: an admission that the corpus does not hold.
-        """
-        from explain.cases import find_cases
-        from reports.build import Outputs, Reading, build_page
-
-        if one.hadm_id not in self.known:
-            raise HilatError(
-                f"admission {one.hadm_id} was explained and is not in the corpus; give the corpus that was explained"
-            )
-        admission = self.known[one.hadm_id]
-        cases = find_cases(one, admission, self.keywords, self.book, self.options)
-        tokens = int(one.word_tokens.sum())
-        reading = Reading(one.word_spans, one.word_chunk, self.chunks, tokens, one.removed, one.removed_reasons)
-        layers = tuple(
-            (name, words.signed, one.of(name))
-            for name, words in one.methods.items()
-            if name not in ("attention", *CONTROLS)
-        )
-        notes = {case.code: self._notes(case) for case in cases}
-        outputs = Outputs(
-            one.logits, one.probabilities, one.thresholds, one.chunk_attention, one.of("attention"), layers, notes
-        )  # fmt: skip
-        return build_page(admission, self.book, reading, outputs, self.label, gold_known=one.gold is not None)
-
-    def _notes(self, case: Case) -> CodeNotes:
-        from reports.page import CodeNotes, CueView, CurveView
-
-        curves = self.measures.curves.get((case.hadm_id, case.code), ())
-        cues = case.cues if case.outcome not in ("TP", "TN") else ()  # a hit needs no reason to be wrong
-        return CodeNotes(
-            case.keywords,
-            tuple(CueView(cue.kind, cue.says, cue.start, cue.end) for cue in cues),
-            self._numbers((case.hadm_id, case.code)),
-            tuple(CurveView(c.method, c.fractions, c.deletion) for c in curves),
-            case.weak,
-        )
-
-    def _numbers(self, pair: Pair) -> tuple[NumberRow, ...]:
-        from reports.page import NumberRow
-
-        found = self.measures.numbers.get(pair, {})
-        methods = list(dict.fromkeys(method for values in found.values() for method in values))
-        return tuple(
-            NumberRow(
-                metric, self.measures.up.get(metric, True), tuple((m, _finite(found[metric].get(m))) for m in methods)
-            )
-            for metric in LISTED
-            if metric in found
-        )
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
-
-
 def chosen_ids(explanations: Path, wanted: str | None, seed: int = 0) -> list[str] | None:
     """The admissions that `--admissions` names, in the order of the explanations: "all" (None), "fp:N", "worst:N",
     "random:N", or ids with commas between.
@@ -224,8 +131,8 @@ def chosen_ids(explanations: Path, wanted: str | None, seed: int = 0) -> list[st
     if text == "all":
         return None
     if not colon or kind not in ("fp", "worst", "random"):
-        return [name.strip() for name in text.split(",") if name.strip()]
-    if not number.isdigit() or int(number) < 1:
+        return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not number.isdecimal() or int(number) < 1:
         raise HilatError(
             f"--admissions {text} was given; expected a number of 1 or more after the colon, such as {kind}:20"
         )
@@ -249,7 +156,7 @@ def _outcome_counts(explanations: Path) -> tuple[list[str], Any]:
     import pyarrow.parquet as pq
 
     table = pq.read_table(explanations / "pairs.parquet", columns=["hadm_id", "predicted", "gold"])
-    ids = list(dict.fromkeys(table["hadm_id"].to_pylist()))
+    ids = table["hadm_id"].unique().to_pylist()
     if not ids or table["gold"].null_count:
         return ids, None
     predicted, gold = (

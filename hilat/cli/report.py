@@ -98,11 +98,12 @@ def write(
     from explain.rule_pairs import built_in_rule_pairs, read_rule_pairs
     from explain.table import read_explanations, read_manifest
     from hilat.cli.keywords import sources_of
-    from hilat.cli.pages import PageMaker, chosen_ids, numbered, read_measures
+    from hilat.cli.pages import chosen_ids, numbered, read_measures
     from hilat.files import new_folder
     from reports.build import RunLabel
     from reports.corpus import write_report
     from reports.index import RunHeader
+    from reports.maker import PageMaker
 
     manifest = read_manifest(explanations)
     known = {admission.hadm_id: admission for admission in corpus.admissions}
@@ -152,7 +153,9 @@ def _about(manifest: dict[str, Any], plan: ReportPlan) -> Iterator[tuple[str, st
     yield "Model fingerprint", str(manifest.get("model_fingerprint", "not recorded"))
     yield "Data fingerprint", str(manifest.get("data_fingerprint", "not recorded"))
     yield "Admissions explained", str(manifest["admissions"])
-    yield "Admissions shown", plan.admissions or "all"
+    chosen = plan.admissions or "all"
+    by_id = chosen.partition(":")[0] not in ("all", "fp", "worst", "random")
+    yield "Admissions shown", "chosen by id" if by_id and not plan.text else chosen
     yield "Codes explained", ", ".join(settings["codes"])
     for name, says in manifest["methods"].items():
         yield f"Method {name.replace('_', ' ')}", str(says)

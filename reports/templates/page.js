@@ -306,7 +306,9 @@ function remember() {
   if (state.model) parts.push("o=model");
   if (state.hide !== data.hide) parts.push("t=" + state.hide);
   if (state.part >= 0) parts.push("e=" + (state.part + 1));
-  history.replaceState(null, "", "#" + parts.join("&"));
+  try {
+    history.replaceState(null, "", "#" + parts.join("&"));
+  } catch { /* a sandboxed frame in a notebook has no address of its own to change */ }
 }
 function recall(quiet) {
   const asked = new URLSearchParams(location.hash.slice(1));
