@@ -173,11 +173,19 @@ class Tally:
 
 
 def _snippet(page: ReportPage, view: CodeView) -> str:
+    """About SNIPPET characters of the strongest passage, around its peak word, cut between words."""
     rows = passage_rows(view, page)
     if not rows:
         return ""
-    words = " ".join(page.text[page.words[rows[0].first][0] : page.words[rows[0].last][1]].split())
-    return words if len(words) <= SNIPPET else words[: SNIPPET - 1] + "…"
+    first, last, peak = rows[0].first, rows[0].last, rows[0].peak
+    low = high = peak
+    while (low, high) != (first, last):
+        wider = max(low - 1, first), min(high + 1, last)
+        if page.words[wider[1]][1] - page.words[wider[0]][0] > SNIPPET:
+            break
+        low, high = wider
+    words = " ".join(page.text[page.words[low][0] : page.words[high][1]].split())
+    return f"{'… ' if low > first else ''}{words[: 2 * SNIPPET]}{' …' if high < last or len(words) > 2 * SNIPPET else ''}"
 
 
 def _overlap(view: CodeView) -> float | None:

@@ -50,7 +50,7 @@ def code_payload(
     """One code of the data block; keep: None for all words, 0 for no scores, else the number of words kept per layer."""
     shaded = bool(view.scores) and keep != 0
     values, maximum = quantise(view.scores if shaded else ())
-    share, touched = share_on(view.scores, page.words, view.evidence)
+    on, on_terms = (share_on(view.scores, page.words, s) for s in (view.evidence, view.notes.keywords))
     out: dict[str, Any] = {
         "code": view.code,
         "title": view.title,
@@ -72,7 +72,8 @@ def code_payload(
         "cues": [[c.kind, c.says, *(_place(c.start, c.end, units))] for c in view.notes.cues],
         "nums": [[n.measure, int(n.up), [[m, _short(v)] for m, v in n.values]] for n in view.notes.numbers],
         "cv": [[c.method, [round(x, 4) for x in c.fractions], [round(x, 4) for x in c.probabilities]] for c in view.notes.curves],
-        "on": [round(share, 5), touched],
+        "on": [round(on[0], 5), on[1]],
+        "won": [round(on_terms[0], 5), on_terms[1]],
     }  # fmt: skip
     if shaded:
         out |= _packed(values, keep)

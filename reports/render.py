@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import unicodedata
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -146,6 +148,7 @@ def _render(page: ReportPage, neighbours: Neighbours, plan: Detail) -> str:
             reduced=_reductions(plan, page, folded),
             unseen=[(reason, sum(r == reason for _, _, r in page.unseen)) for reason in reasons],
             note=note_html(page, first_view, reasons),
+            right_to_left=_right_to_left(page.text),
             first=None if first_view is None or first is None else _first(page, first_view, first, found[first]),
             data=page_payload(page, payloads, reasons, units),
             style=style,
@@ -163,6 +166,12 @@ def _render(page: ReportPage, neighbours: Neighbours, plan: Detail) -> str:
             verdicts=VERDICTS,
         )
     )
+
+
+def _right_to_left(text: str) -> bool:
+    """Whether any letter runs from right to left; finding the direction costs a browser half of its time, so it is asked
+    only then."""
+    return not text.isascii() and any(unicodedata.bidirectional(c) in ("R", "AL") for c in set(text))
 
 
 def _unshaded(view: CodeView) -> CodeView:
@@ -247,6 +256,8 @@ def _first(page: ReportPage, view: CodeView, number: int, parts: Sequence[Passag
             for name, spans in (("e", view.evidence), ("d", view.decoys))
         ],
         "on": share_on(view.scores, page.words, view.evidence),
+        "terms": sorted(Counter(term for _, _, term in view.notes.keywords).items(), key=lambda t: (-t[1], t[0])),
+        "on_terms": share_on(view.scores, page.words, view.notes.keywords),
     }
 
 

@@ -213,6 +213,7 @@ function paintLists(code) {
   if (!code.listed) byId("parts").append(element("li", "empty", "No words to show for this code."));
   byId("cues").replaceChildren(...cueItems(code));
   byId("cues-head").hidden = !code.cues.length && !code.weak;
+  paintTerms(code);
   const section = byId("spans");
   section.replaceChildren();
   for (const [spans, name, title] of [[code.e, "e", "Known evidence"], [code.d, "d", "Decoys"]]) {
@@ -228,6 +229,23 @@ function paintLists(code) {
     }
     section.append(list);
   }
+}
+function paintTerms(code) { // the terms of the description that were found, each with its places
+  const places = new Map(), section = byId("terms"), list = element("ul", "spans");
+  for (const [start, , term] of code.w) places.set(term, [...(places.get(term) || []), start]);
+  for (const [term, found] of [...places].sort((a, b) => b[1].length - a[1].length || (a[0] < b[0] ? -1 : 1))) {
+    const item = element("li");
+    let next = 0;
+    const made = button("part", undefined, () => { reveal(pieces[firstPiece(found[next])]); next = (next + 1) % found.length; });
+    made.append(element("span", "w", term), " ", element("span", "where", many(found.length, "place")));
+    item.append(made);
+    list.append(item);
+  }
+  section.replaceChildren();
+  if (!places.size) return;
+  section.append(element("h2", "", "Words of the description"));
+  if (code.q) section.append(element("p", "where", `${percent(code.won[0])} of the attention falls on these ${many(code.won[1], "word")}.`));
+  section.append(list);
 }
 function cueItems(code) {
   const items = code.cues.map(([kind, says, start, end]) => {

@@ -9,49 +9,63 @@ function paintTools(code) {
   if (byId("table").open) paintTable(code);
 }
 
+const twoDecimals = (value) => (Math.round(100 * value) / 100 || 0).toFixed(2).replace("-", "−"); // no minus before zero
+
 function paintNumbers(code) {
-  const table = byId("numbers");
-  byId("numbers-head").hidden = table.hidden = !code.nums.length;
-  if (!code.nums.length) return;
-  const head = element("tr"), body = element("tbody"), methods = code.nums[0][2].map(([method]) => method);
-  head.append(element("th", "", "measure"), ...methods.map((method) => element("th", "num", method.replaceAll("_", " "))));
-  for (const [measure, up, values] of code.nums) {
+  const table = byId("numbers"), head = element("tr"), body = element("tbody");
+  const lines = code.nums.filter(([, , values]) => values.some(([, value]) => value !== null));
+  const missing = code.nums.filter((line) => !lines.includes(line)).map(([measure]) => measure.replaceAll("_", " "));
+  byId("numbers-head").hidden = !code.nums.length;
+  table.hidden = !lines.length;
+  byId("undefined").textContent = missing.length ? `Not defined for this code: ${missing.join(", ")}.` : "";
+  if (!lines.length) return;
+  const column = (method) => {
+    const cell = element("th", "num tall");
+    cell.append(element("span", "", method.replaceAll("_", " ")));
+    return cell;
+  };
+  head.append(element("th", "", "measure"), ...lines[0][2].map(([method]) => column(method)));
+  head.querySelectorAll("th").forEach((cell) => { cell.scope = "col"; });
+  for (const [measure, up, values] of lines) {
     const line = element("tr"), name = element("th", "", `${measure.replaceAll("_", " ")} ${up ? "↑" : "↓"}`);
     name.scope = "row";
-    line.append(name, ...values.map(([, value]) => element("td", "num", value === null ? "–" : value.toFixed(3))));
+    line.append(name, ...values.map(([, value]) => element("td", "num", value === null ? "–" : twoDecimals(value))));
     body.append(line);
   }
   const top = element("thead");
   top.append(head);
-  head.querySelectorAll("th").forEach((cell) => { cell.scope = "col"; });
   table.replaceChildren(element("caption", "visually-hidden", "Measures of this code, method by method"), top, body);
 }
 
+const drawn = (name, attributes, content) => {
+  const made = document.createElementNS(document.querySelector("svg").namespaceURI, name);
+  for (const key in attributes) made.setAttribute(key, attributes[key]);
+  if (content !== undefined) made.textContent = content;
+  return made;
+};
 function paintCurve(code) {
   const figure = byId("curve");
   figure.hidden = !code.cv.length;
   figure.replaceChildren();
   if (!code.cv.length) return;
-  const namespace = document.querySelector("svg").namespaceURI;
-  const make = (name, attributes, content) => {
-    const made = document.createElementNS(namespace, name);
-    for (const key in attributes) made.setAttribute(key, attributes[key]);
-    if (content !== undefined) made.textContent = content;
-    return made;
-  };
-  const svg = make("svg", { viewBox: "0 0 280 130", role: "img", "aria-label": "Probability while words are removed" });
+  const svg = drawn("svg", { viewBox: "0 0 280 130", role: "img", "aria-label": "Probability while words are removed" });
   const x = (v) => 26 + 246 * v, y = (v) => 112 - 104 * v;
   for (const v of [0, 0.5, 1]) {
-    svg.append(make("path", { class: "grid", d: `M26 ${y(v)}H272` }), make("text", { x: 22, y: y(v) + 3, class: "tick end" }, v));
-    svg.append(make("text", { x: x(v), y: 125, class: v === 1 ? "tick end" : "tick" }, `${100 * v} %`));
+    svg.append(drawn("path", { class: "grid", d: `M26 ${y(v)}H272` }), drawn("text", { x: 22, y: y(v) + 3, class: "tick end" }, v));
+    svg.append(drawn("text", { x: x(v), y: 125, class: v === 1 ? "tick end" : "tick" }, `${100 * v} %`));
   }
-  svg.append(make("path", { class: "limit", d: `M26 ${y(code.t)}H272` }));
-  code.cv.forEach(([, xs, ys], n) => svg.append(make("path", { class: `line c${n}`, d: "M" + xs.map((v, k) => `${x(v).toFixed(1)} ${y(ys[k]).toFixed(1)}`).join("L") })));
+  svg.append(drawn("path", { class: "limit", d: `M26 ${y(code.t)}H272` }));
+  code.cv.forEach(([, xs, ys], n) => svg.append(drawn("path", { class: `line c${n}`, d: "M" + xs.map((v, k) => `${x(v).toFixed(1)} ${y(ys[k]).toFixed(1)}`).join("L") })));
   const words = element("figcaption", "where");
-  words.append("Probability while words are removed, best first: ");
-  code.cv.forEach(([method], n) => words.append(element("span", `key c${n}`, method.replaceAll("_", " ")), " "));
-  words.append("; thin line: threshold; right end: all words masked.");
-  figure.append(svg, words);
+  words.append("Probability while words are removed, best first. Thin line: threshold; right end: all words masked.");
+  const keys = element("ul", "keys");
+  keys.append(...code.cv.map(([method], n) => {
+    const item = element("li"), sample = drawn("svg", { viewBox: "0 0 28 6", "aria-hidden": "true" });
+    sample.append(drawn("path", { class: `line c${n}`, d: "M0 3H28" }));
+    item.append(sample, " ", method.replaceAll("_", " "));
+    return item;
+  }));
+  figure.append(svg, keys, words);
 }
 
 function paintVerdict(code) {

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -102,3 +104,54 @@ def full_page(text: str, word: str = "septic") -> ReportPage:
 @pytest.fixture(scope="session")
 def make_page() -> PageMaker:
     return page_of
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    api = pytest.importorskip("playwright.sync_api", reason="the playwright package is not installed")
+    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if executable is None:
+        pytest.skip("no Chromium on this machine")
+    with api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox", "--disable-gpu"])
+        yield started
+        started.close()
+
+
+class Opened:
+    """A tab that keeps what it asked for and what it complained about."""
+
+    def __init__(
+        self, browser: Any, address: str, *, width: int = 1440, height: int = 900, script: bool = True
+    ) -> None:
+        self.context = browser.new_context(viewport={"width": width, "height": height}, java_script_enabled=script)
+        self.tab = self.context.new_page()
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+        self.tab.on("request", lambda request: self.requests.append(request.url))
+        self.tab.on("console", lambda message: self.complaints.append(message.text))
+        self.tab.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.tab.goto(address)
+
+    def __enter__(self) -> Any:
+        return self.tab
+
+    def __exit__(self, *_: object) -> None:
+        self.context.close()
+        assert self.complaints == []
+        assert all(url.startswith("file:") for url in self.requests)
+
+
+@pytest.fixture(scope="session")
+def opened(browser: Any) -> Callable[..., Opened]:
+    """opened(address, width=..., script=...) opens a tab that must stay offline and without a complaint."""
+
+    def open_tab(address: str, **options: Any) -> Opened:
+        return Opened(browser, address, **options)
+
+    return open_tab
+
+
+@pytest.fixture(scope="session")
+def make_full_page() -> PageMaker:
+    return full_page

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from reports.page import ReportPage
 from reports.render import Neighbours, render_page
 
 PageMaker = Callable[..., ReportPage]
+Open = Callable[..., Any]
 
 HOSTILE = (
     "\n\n Leading newlines </pre><script>window.hacked = 1</script> <img src=x onerror=window.hacked=2>\n"
@@ -23,42 +23,6 @@ HOSTILE = (
     " 'single' `tick`\n"
     "\tseptic physiology 97.3 was considered; last   \n"
 )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="the playwright package is not installed")
-    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if executable is None:
-        pytest.skip("no Chromium on this machine")
-    with api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox", "--disable-gpu"])
-        yield started
-        started.close()
-
-
-class Opened:
-    """A tab that keeps what it asked for and what it complained about."""
-
-    def __init__(
-        self, browser: Any, address: str, *, width: int = 1440, height: int = 900, script: bool = True
-    ) -> None:
-        self.context = browser.new_context(viewport={"width": width, "height": height}, java_script_enabled=script)
-        self.tab = self.context.new_page()
-        self.requests: list[str] = []
-        self.complaints: list[str] = []
-        self.tab.on("request", lambda request: self.requests.append(request.url))
-        self.tab.on("console", lambda message: self.complaints.append(message.text))
-        self.tab.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.tab.goto(address)
-
-    def __enter__(self) -> Any:
-        return self.tab
-
-    def __exit__(self, *_: object) -> None:
-        self.context.close()
-        assert self.complaints == []
-        assert all(url.startswith("file:") for url in self.requests)
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +48,8 @@ def shades(tab: Any) -> list[int]:
     return found
 
 
-def test_the_note_is_shown_and_not_run(browser: Any, address: str, page: ReportPage) -> None:
-    with Opened(browser, address) as tab:
+def test_the_note_is_shown_and_not_run(opened: Open, address: str, page: ReportPage) -> None:
+    with opened(address) as tab:
         assert tab.evaluate("document.getElementById('note').textContent") == page.text
         assert tab.evaluate("window.hacked") is None
         assert tab.evaluate("performance.getEntriesByType('resource').length") == 0
@@ -103,28 +67,28 @@ def test_the_note_is_shown_and_not_run(browser: Any, address: str, page: ReportP
         "${a}{{ b }}{% c %}`d`\\u0041</script>",
     ],
 )
-def test_the_browser_keeps_every_character(browser: Any, make_page: PageMaker, tmp_path: Path, text: str) -> None:
+def test_the_browser_keeps_every_character(opened: Open, make_page: PageMaker, tmp_path: Path, text: str) -> None:
     file = tmp_path / "page.html"
     page = make_page(text, title=text, evidence=((0, len(text), text),))
     file.write_text(render_page(page), "utf-8", newline="")
-    with Opened(browser, file.as_uri()) as tab:
+    with opened(file.as_uri()) as tab:
         assert tab.evaluate("document.getElementById('note').textContent") == text
         assert tab.evaluate("[...document.querySelectorAll('#note i')].map(i => i.textContent)") == [
             text[s:e] for s, e in page.words
         ]
 
 
-def test_the_script_paints_the_first_code_as_the_html_does(browser: Any, address: str) -> None:
+def test_the_script_paints_the_first_code_as_the_html_does(opened: Open, address: str) -> None:
     read = """[...document.querySelectorAll('#note *, .strip span, #legend, #name, .parts span, #spans .text')]
         .map(e => e.className + '|' + e.textContent.replace(/\\s+/g, ' '))"""
-    with Opened(browser, address, script=False) as tab:
+    with opened(address, script=False) as tab:
         static = tab.evaluate(read)
-    with Opened(browser, address) as tab:
+    with opened(address) as tab:
         assert tab.evaluate(read) == static
 
 
-def test_a_click_changes_the_shading_and_the_boxes(browser: Any, address: str, page: ReportPage) -> None:
-    with Opened(browser, address) as tab:
+def test_a_click_changes_the_shading_and_the_boxes(opened: Open, address: str, page: ReportPage) -> None:
+    with opened(address) as tab:
         before = shades(tab)
         boxed = tab.evaluate("[...document.querySelectorAll('#note .e')].map(e => e.textContent).join('')")
         assert boxed == "septic physiology 97"
@@ -142,8 +106,8 @@ def test_a_click_changes_the_shading_and_the_boxes(browser: Any, address: str, p
         assert shades(tab) == before
 
 
-def test_keys_walk_codes_and_snippets(browser: Any, address: str, page: ReportPage) -> None:
-    with Opened(browser, address) as tab:
+def test_keys_walk_codes_and_snippets(opened: Open, address: str, page: ReportPage) -> None:
+    with opened(address) as tab:
         tab.keyboard.press("j")
         assert page.codes[1].code in tab.inner_text("#name")
         tab.keyboard.press("k")
@@ -165,8 +129,8 @@ def test_keys_walk_codes_and_snippets(browser: Any, address: str, page: ReportPa
         assert tab.evaluate("[...document.querySelectorAll('.list li')].filter(r => !r.hidden).length") == 1
 
 
-def test_a_deep_link_opens_its_code(browser: Any, address: str, page: ReportPage) -> None:
-    with Opened(browser, f"{address}#c={page.codes[4].code}&s=all&t=64") as tab:
+def test_a_deep_link_opens_its_code(opened: Open, address: str, page: ReportPage) -> None:
+    with opened(f"{address}#c={page.codes[4].code}&s=all&t=64") as tab:
         assert page.codes[4].code in tab.inner_text("#name")
         assert tab.get_attribute("#scale", "aria-pressed") == "true"
         assert tab.input_value("#hide") == "64"
@@ -175,8 +139,8 @@ def test_a_deep_link_opens_its_code(browser: Any, address: str, page: ReportPage
         tab.wait_for_function(f"document.getElementById('name').textContent.includes('{page.codes[2].code}')")
 
 
-def test_nothing_injected_runs_or_loads(browser: Any, address: str) -> None:
-    opened = Opened(browser, address)
+def test_nothing_injected_runs_or_loads(opened: Open, address: str) -> None:
+    opened = opened(address)
     blocked = opened.tab.evaluate(
         """async () => {
         const out = [];
@@ -196,21 +160,21 @@ def test_nothing_injected_runs_or_loads(browser: Any, address: str) -> None:
 
 
 @pytest.mark.parametrize("width", [1440, 1000, 400])
-def test_nothing_overflows_sideways(browser: Any, make_page: PageMaker, tmp_path: Path, width: int) -> None:
+def test_nothing_overflows_sideways(opened: Open, make_page: PageMaker, tmp_path: Path, width: int) -> None:
     long_words = make_page(
         ("x" * 300 + " alpha beta ") * 20, codes=50, chunks=10, title="A rather long title " * 6, hadm_id="9" * 60
     )
     file = tmp_path / "page.html"
     file.write_text(render_page(long_words, Neighbours("a.html", "b.html")), "utf-8")
-    with Opened(browser, file.as_uri(), width=width) as tab:
+    with opened(file.as_uri(), width=width) as tab:
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
         assert tab.evaluate("document.querySelector('main').scrollWidth <= document.querySelector('main').clientWidth")
 
 
-def test_a_large_page_is_ready_soon(browser: Any, make_page: PageMaker, tmp_path: Path) -> None:
+def test_a_large_page_is_ready_soon(opened: Open, make_page: PageMaker, tmp_path: Path) -> None:
     file = tmp_path / "page.html"
     file.write_text(render_page(make_page("dyspnea on exertion " * 1700, codes=50, chunks=10)), "utf-8")
-    with Opened(browser, file.as_uri()) as tab:
+    with opened(file.as_uri()) as tab:
         ready = tab.evaluate("performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd")
         switch = tab.evaluate(
             """(() => {
@@ -224,8 +188,8 @@ def test_a_large_page_is_ready_soon(browser: Any, make_page: PageMaker, tmp_path
     assert switch < 1000
 
 
-def test_the_print_holds_banner_and_legend(browser: Any, address: str) -> None:
-    with Opened(browser, address) as tab:
+def test_the_print_holds_banner_and_legend(opened: Open, address: str) -> None:
+    with opened(address) as tab:
         tab.emulate_media(media="print")
         assert tab.is_visible(".banner")
         assert tab.is_visible("#legend")
@@ -233,12 +197,12 @@ def test_the_print_holds_banner_and_legend(browser: Any, address: str) -> None:
         assert tab.pdf()[:5] == b"%PDF-"
 
 
-def test_the_index_sorts_and_filters(browser: Any, make_page: PageMaker, tmp_path: Path) -> None:
+def test_the_index_sorts_and_filters(opened: Open, make_page: PageMaker, tmp_path: Path) -> None:
     pages = [make_page("alpha beta " * (n + 1), hadm_id=str(100 + n), codes=1 + 2 * (n % 2)) for n in range(5)]
     index = write_report(pages, tmp_path / "r", RunHeader("Run", synthetic=True))
     ids = """[...document.querySelectorAll('#t-admissions tbody tr')]
         .filter(r => !r.hidden).map(r => r.cells[0].textContent)"""
-    with Opened(browser, index.as_uri()) as tab:
+    with opened(index.as_uri()) as tab:
         assert tab.evaluate(ids) == ["100", "101", "102", "103", "104"]
         tab.click("#t-admissions th:has-text('Words read') button")
         assert tab.evaluate(ids) == ["104", "103", "102", "101", "100"]
@@ -255,8 +219,8 @@ def test_the_index_sorts_and_filters(browser: Any, make_page: PageMaker, tmp_pat
         tab.wait_for_url("**/index.html")
 
 
-def test_a_word_under_the_pointer_tells_its_share(browser: Any, address: str, page: ReportPage) -> None:
-    with Opened(browser, address) as tab:
+def test_a_word_under_the_pointer_tells_its_share(opened: Open, address: str, page: ReportPage) -> None:
+    with opened(address) as tab:
         for w in (len(page.words) - 1, max(range(len(page.words)), key=lambda w: page.codes[0].scores[w])):
             start, end = page.words[w]
             tab.evaluate(

@@ -245,3 +245,8 @@ def test_many_codes_stay_within_the_limit(make_page: PageMaker) -> None:
     html = render_page(page)
     assert len(html.encode()) < 1_000_000
     assert "Of the 8,926 codes not predicted" in html
+
+
+def test_only_a_note_with_letters_from_right_to_left_asks_for_its_direction(make_page: PageMaker) -> None:
+    assert ' dir="auto"' in render_page(make_page("note \u05d0\u05d1\u05d2"))
+    assert ' dir="auto"' not in render_page(make_page("caf\u00e9 \U0001f9ea"))
