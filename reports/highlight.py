@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import pairwise
@@ -16,6 +17,7 @@ from reports.page import CodeView, Layer, ReportPage, Span
 LEVELS = 8
 COMMON_MAXIMUM = 0.10  # darkest fill on the common scale: 10 % of a code's attention
 LINES = 4  # strengths of an underline
+_NEEDS_ESCAPE = re.compile("[&<>'\"]")
 
 
 def shade_levels(quantised: NDArray[np.uint8], hide_below: int = HIDE_BELOW) -> NDArray[np.int64]:
@@ -101,7 +103,7 @@ def note_html(page: ReportPage, first: CodeView | None, reasons: Sequence[str]) 
         if tag and start in boxed:
             classes += boxed[start]
         piece = text[start:end]
-        if not piece.isalnum():  # most pieces are words and need no escape
+        if _NEEDS_ESCAPE.search(piece):  # most pieces are words or a space
             piece = str(escape(piece))
         attribute = f' class="{" ".join(classes)}"' if classes else ""
         out.append(f"<{tag}{attribute}{extra}>{piece}</{tag}>" if tag else piece)
