@@ -7,7 +7,21 @@ from typing import Annotated
 
 import typer
 
-from hilat.cli import corpus, demo, doctor, evaluate, evidence, explain, judge, keywords, models, predict, report, train
+from hilat.cli import (
+    corpus,
+    demo,
+    doctor,
+    errors,
+    evaluate,
+    evidence,
+    explain,
+    judge,
+    keywords,
+    models,
+    predict,
+    report,
+    train,
+)
 
 app = typer.Typer(
     name="hilat",
@@ -50,4 +64,5 @@ app.command("keywords")(keywords.keywords)
 app.command("compare")(models.compare)
 app.command("over-seeds")(models.over_seeds)
 app.add_typer(evidence.app, name="evidence")
+app.add_typer(errors.app, name="errors")
 app.command("report")(report.report)
