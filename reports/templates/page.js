@@ -219,7 +219,7 @@ function paintLists(code) {
   for (const [spans, name, title] of [[code.e, "e", "Known evidence"], [code.d, "d", "Decoys"]]) {
     if (!spans.length) continue;
     section.append(element("h2", "", title));
-    if (name === "e" && code.q) section.append(element("p", "where", `${percent(code.on[0])} of the attention falls on these ${many(code.on[1], "word")}.`));
+    if (name === "e" && code.q) section.append(element("p", "where", `${percent(code.on[0])} of the attention, on ${many(code.on[1], "word")}.`));
     const list = element("ul", "spans");
     for (const [start, end, kind] of spans) {
       const item = element("li"), made = button("part", undefined, () => reveal(pieces[firstPiece(start)]));
@@ -244,7 +244,7 @@ function paintTerms(code) { // the terms of the description that were found, eac
   section.replaceChildren();
   if (!places.size) return;
   section.append(element("h2", "", "Words of the description"));
-  if (code.q) section.append(element("p", "where", `${percent(code.won[0])} of the attention falls on these ${many(code.won[1], "word")}.`));
+  if (code.q) section.append(element("p", "where", `${percent(code.won[0])} of the attention, on ${many(code.won[1], "word")}.`));
   section.append(list);
 }
 function cueItems(code) {
