@@ -66,8 +66,8 @@ def _places(
         return []
     best = np.array([first + int(scores[first : last + 1].argmax()) for first, last, _ in ranges])  # (P,)
     value = scores[best][:, None]  # (P, 1)
-    before = (scores == value) & (np.arange(len(scores)) < best[:, None])  # (P, W)
-    ranks = 1 + ((scores > value) | before).sum(axis=1)  # (P,)
+    equal_before = (scores == value) & (np.arange(len(scores)) < best[:, None])  # (P, W)
+    ranks = 1 + np.count_nonzero(scores > value, axis=1) + np.count_nonzero(equal_before, axis=1)  # (P,)
     up_to = np.concatenate([[0.0], np.cumsum(scores)])  # (W + 1,)
     bounds = np.array(ranges)  # (P, 3)
     shares = (up_to[bounds[:, 1] + 1] - up_to[bounds[:, 0]]) / (total if total > 0 else 1.0)  # (P,)
