@@ -10,8 +10,8 @@ from typing import Any
 from reports.compare import overlap_at, passage_rows
 from reports.page import CodeView, Outcome, ReportPage
 from reports.render import OUTCOME_TEXT, asset, content_policy, environment
+from reports.tables import ROWS, Column, Table, kept_flags, table_data
 
-ROWS = 200  # of a table at a time
 SNIPPET = 70  # characters of a false positive's strongest passage
 
 
@@ -218,30 +218,6 @@ def admission_row(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column of a table: kind "text", "num" (whole), "real" (two decimals), "link" (to the row's address)."""
-
-    name: str
-    kind: str
-    title: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A table as the page shows it. rows: cells, in the order of the columns; a link's cell is (text, address).
-
-    flags: (name, the rows it keeps, as indices): buttons that narrow the table.
-    """
-
-    name: str
-    title: str
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[Any, ...], ...]
-    flags: tuple[tuple[str, tuple[int, ...]], ...] = ()
-    hint: str = ""
-
-
 def render_index(tally: Tally, run: RunHeader) -> str:
     """The HTML of the index, the same bytes for the same rows."""
     known = any(row.true_positives is not None for row in tally.rows)
@@ -256,7 +232,7 @@ def render_index(tally: Tally, run: RunHeader) -> str:
         .render(
             run=run,
             tables=tables,
-            data={t.name: {"rows": t.rows, "flags": [list(keep) for _, keep in t.flags]} for t in tables},
+            data=table_data(tables),
             most=ROWS,
             heat=_heat(tally) if known and tally.errors else None,
             curves=curve_paths(run.curves),
@@ -289,7 +265,7 @@ def _admissions(rows: Sequence[AdmissionRow], known: bool) -> Table:
         "Cut at the last chunk": [r.after_last_chunk for r in rows],
         "With known evidence": [r.evidence for r in rows],
     }
-    return Table("t-admissions", "Admissions", tuple(columns), tuple(cells), _flags(flags))
+    return Table("t-admissions", "Admissions", tuple(columns), tuple(cells), kept_flags(flags))
 
 
 def _codes(rows: Sequence[CodeRow]) -> Table:
@@ -307,7 +283,7 @@ def _codes(rows: Sequence[CodeRow]) -> Table:
         "Counted over the admissions listed above. A dash stands where a number is not defined: no prediction (precision), "
         "no admission with the code (recall), neither (F1)."
     )
-    flags = _flags({"With false positives": [bool(r.false_positives) for r in rows]})
+    flags = kept_flags({"With false positives": [bool(r.false_positives) for r in rows]})
     return Table("t-codes", "Codes", columns, cells, flags, hint)
 
 
@@ -358,12 +334,6 @@ def curve_paths(curves: Sequence[MeanCurve]) -> list[dict[str, str]]:
         }
         for curve in curves
     ]
-
-
-def _flags(flags: Mapping[str, Sequence[bool]]) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """Those flags that keep some rows and not all."""
-    kept = ((name, tuple(i for i, keep in enumerate(keeps) if keep)) for name, keeps in flags.items())
-    return tuple((name, rows) for name, rows in kept if 0 < len(rows) < len(flags[name]))
 
 
 def _rounded(value: float | None) -> float | None:
