@@ -185,7 +185,9 @@ def _snippet(page: ReportPage, view: CodeView) -> str:
             break
         low, high = wider
     words = " ".join(page.text[page.words[low][0] : page.words[high][1]].split())
-    return f"{'… ' if low > first else ''}{words[: 2 * SNIPPET]}{' …' if high < last or len(words) > 2 * SNIPPET else ''}"
+    return (
+        f"{'… ' if low > first else ''}{words[: 2 * SNIPPET]}{' …' if high < last or len(words) > 2 * SNIPPET else ''}"
+    )
 
 
 def _overlap(view: CodeView) -> float | None:

@@ -11,7 +11,8 @@ ROWS = 200  # of a table at a time
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table: kind "text", "num" (whole), "real" (two decimals), "link" (to the row's address)."""
+    """A column of a table: kind "text", "lines" (text that keeps its line ends), "num" (whole), "real" (two decimals), "link"
+    (to the row's address, "" for none)."""
 
     name: str
     kind: str

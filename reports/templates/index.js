@@ -24,10 +24,13 @@
       if (kind === "link") {
         const link = document.createElement("a");
         made.scope = "row";
-        link.href = value[1];
+        if (value[1]) link.href = value[1];
         link.textContent = value[0];
         made.append(link);
-      } else if (kind === "text") made.textContent = value;
+      } else if (kind === "text" || kind === "lines") {
+        made.textContent = value;
+        if (kind === "lines") made.className = kind;
+      }
       else {
         made.className = "num" + (value && (names[c] === "FP" || names[c] === "FN") ? " " + names[c] : "");
         made.textContent = value === null ? "–" : kind === "real" ? value.toFixed(2) : value.toLocaleString("en-US");
