@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from explain.cases import Case
 from explain.error_profile import PROFILE
+from explain.result import Value
 from hilat.admissions import HilatError
+from hilat.significance import Interval
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 SCHEMAS: dict[str, pa.Schema] = {
     "cases": pa.schema(
@@ -94,3 +100,37 @@ def read_table(folder: Path, name: str) -> list[dict[str, Any]]:
             f"{path} is missing or has other columns; expected a folder that `hilat errors study` wrote. Study the errors again"
         ) from None
     return rows
+
+
+_PLAIN: dict[type, pa.DataType] = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+# Of a result inside a row: its columns after the row's field, "" for the field's own name.
+_NESTED: dict[type, tuple[tuple[str, str, pa.DataType], ...]] = {
+    Interval: (
+        ("estimate", "", pa.float64()),
+        ("low", "_low", pa.float64()),
+        ("high", "_high", pa.float64()),
+        ("n", "_n", pa.int64()),
+        ("missing", "_missing", pa.int64()),
+        ("reason", "_reason", pa.string()),
+    ),
+    Value: (("value", "", pa.float64()), ("reason", "_reason", pa.string())),
+}
+
+
+def write_flat(path: Path, kind: type[DataclassInstance], rows: Sequence[DataclassInstance]) -> None:
+    """Write dataclass rows as Parquet; an Interval or a Value inside gives a column per part: x, x_low, x_high, x_n,
+    x_missing, x_reason."""
+    hints = get_type_hints(kind)
+    schema: list[tuple[str, pa.DataType]] = []
+    columns: dict[str, list[Any]] = {}
+    for field in fields(kind):
+        hint = hints[field.name]
+        values = [getattr(row, field.name) for row in rows]
+        if hint in _NESTED:
+            for part, ending, form in _NESTED[hint]:
+                schema.append((field.name + ending, form))
+                columns[field.name + ending] = [getattr(value, part) for value in values]
+        else:
+            schema.append((field.name, _PLAIN.get(hint, pa.string())))  # what is left is str | None
+            columns[field.name] = values
+    pq.write_table(pa.table(columns, schema=pa.schema(schema)), path, compression="zstd")
