@@ -90,6 +90,8 @@ def _tables(summary: Mapping[str, Sequence[Mapping[str, Any]]], kind: str) -> li
                 star = p is not None and p < 0.05
                 line.append(MeasureCell(span.get("estimate"), span.get("low"), span.get("high"), star))
             rows.append((method, tuple(line)))
+        if all(cell.value is None or math.isnan(cell.value) for _, line in rows for cell in line):
+            continue  # nothing is defined for these pairs: no evidence among false positives, say
         n = max((int(c["interval"]["n"]) + int(c["interval"]["missing"]) for c in summary[group]), default=0)
         ups = tuple(bool(next(c["up"] for c in summary[group] if c["metric"] == m)) for m in chosen)
         found.append(MeasureTable(f"{kind}, {group} pairs (n = {n:,})", tuple(chosen), ups, tuple(rows)))
@@ -122,7 +124,8 @@ def chosen_ids(explanations: Path, wanted: str | None, seed: int = 0) -> list[st
     "random:N", or ids with commas between.
 
     Raises:
-        HilatError: a choice that is not understood, or one that asks for errors where the coders' codes are unknown.
+        HilatError: a choice that is not understood, an id that was not explained, or a choice by errors where the coders'
+            codes are unknown.
     """
     import numpy as np
 
@@ -131,7 +134,15 @@ def chosen_ids(explanations: Path, wanted: str | None, seed: int = 0) -> list[st
     if text == "all":
         return None
     if not colon or kind not in ("fp", "worst", "random"):
-        return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+        asked = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+        explained = set(_outcome_counts(explanations)[0])
+        missing = [name for name in asked if name not in explained]
+        if missing:
+            raise HilatError(
+                f"admission {missing[0]} was not explained; expected one of the {len(explained)} in {explanations}. Correct "
+                "--admissions, or explain the split that holds it"
+            )
+        return asked
     if not number.isdecimal() or int(number) < 1:
         raise HilatError(
             f"--admissions {text} was given; expected a number of 1 or more after the colon, such as {kind}:20"

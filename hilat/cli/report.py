@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hilat.admissions import HilatError
 from hilat.cli.console import emit_json, number, out, progress
 from hilat.cli.options import CorpusFolder, Json, Language, Overwrite, RulePairs, Seed, SnomedMap, Synonyms, Umls
 
@@ -108,12 +107,6 @@ def write(
     manifest = read_manifest(explanations)
     known = {admission.hadm_id: admission for admission in corpus.admissions}
     ids = chosen_ids(explanations, plan.admissions, plan.seed)
-    missing = [name for name in ids or () if name not in known]
-    if missing:
-        raise HilatError(
-            f"admission {missing[0]} is not in split {manifest['split']} of the corpus ({len(known)} admissions); "
-            "check the id, or explain the split that holds it"
-        )
     book = corpus.code_book.restricted_to(manifest["label_set"])
     synthetic = corpus.source == "planted"
     label = RunLabel(str(manifest["settings"]["model"]), str(manifest["threshold_source"]), synthetic)

@@ -103,8 +103,11 @@ def test_all_admissions_are_the_default(tmp_path: Path, wanted: str | None) -> N
 
 
 def test_admissions_by_id_are_taken_once(tmp_path: Path) -> None:
-    assert chosen_ids(tmp_path, " a3, a1,,a3 ") == ["a3", "a1"]
-    assert chosen_ids(tmp_path, "urn:7") == ["urn:7"]
+    folder = pairs_folder(tmp_path / "e")
+    third, first = "a3", "a1"
+    assert chosen_ids(folder, f" {third}, {first},,{third} ") == [third, first]
+    with pytest.raises(HilatError, match="admission urn:7 was not explained"):
+        chosen_ids(folder, f"{first},urn:7")
 
 
 @pytest.mark.parametrize("wanted", ["fp:0", "fp:", "worst:x", "random:-1", "random:1.5", "fp:²"])
@@ -377,7 +380,7 @@ def test_only_the_chosen_admissions_get_pages(place: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (("--admissions", "999999"), "not in split test"),
+        (("--admissions", "999999"), "was not explained"),
         (("--admissions", "fp:none"), "expected a number"),
         (("--measures", "."), "Correct --measures"),
         (("--rule-pairs", "nowhere.yaml"), "cannot be read"),
