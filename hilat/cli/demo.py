@@ -84,7 +84,8 @@ def demo(
     write_json(out_folder / "evaluation.json", result.metrics.to_dict())
     say("4/5 explaining")
     model = out_folder / "run" / "model"
-    plan = explain_command.Plan("test", corpus.source, ("predicted", "gold"), ("attention",), MethodOptions())
+    methods = ("attention", "input_x_gradient")
+    plan = explain_command.Plan("test", corpus.source, ("predicted", "gold"), methods, MethodOptions())
     explain_command.write(coder, model, test, out_folder / "explain", plan, overwrite=True)
     say("5/5 writing pages")
     index, pages = report_command.write(out_folder / "explain", corpus, out_folder / "pages", overwrite=True)
