@@ -15,6 +15,7 @@ from hilat.cli import (
     evaluate,
     evidence,
     explain,
+    figure,
     judge,
     keywords,
     models,
@@ -66,3 +67,4 @@ app.command("over-seeds")(models.over_seeds)
 app.add_typer(evidence.app, name="evidence")
 app.add_typer(errors.app, name="errors")
 app.command("report")(report.report)
+app.add_typer(figure.app, name="figure")
