@@ -87,7 +87,7 @@ def note_codes(one: Explained, admission: Admission) -> NoteCodes | None:
 
 
 def confusion(notes: Iterable[NoteCodes], book: CodeBook, options: EdgeOptions = EdgeOptions()) -> list[Edge]:
-    """The edges that were seen on a note at least, "missed" ones first, by falling count, then by code.
+    """The edges that were seen on a note at least, "missed" ones first, by falling count, then by p and code.
 
     A false positive is joined to every missed code, and to assigned codes that are its siblings or tied to it by a rule.
     """
@@ -166,4 +166,4 @@ def _corrected(edges: Sequence[Edge], relation: str, tried: int) -> list[Edge]:
 
 def _sorted(edges: Sequence[Edge]) -> list[Edge]:
     relation = list(RELATIONS)
-    return sorted(edges, key=lambda e: (relation.index(e.relation), -e.count, e.false_positive, e.other))
+    return sorted(edges, key=lambda e: (relation.index(e.relation), -e.count, e.p, e.false_positive, e.other))

@@ -9,7 +9,6 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,7 @@ from scipy.stats import norm
 
 from explain.cases import Case
 from explain.cues import CUES
-from hilat.significance import Interval, interval, sums_by_cluster
+from hilat.significance import Interval, sums_by_cluster
 
 Array = NDArray[np.float64]
 # Cues that ask what the coders did: their rates differ between outcomes for that reason too.
@@ -31,7 +30,8 @@ class CueRow:
     fp_with of fp false positives have the cue, tp_with of tp true positives, fn_with of fn misses; the rates are their
     shares. lift: fp_rate over tp_rate. odds_ratio: 1 where the cue says nothing. Of a code: 0.5 added to each of the four
     counts (Haldane and Anscombe), interval by Woolf's logarithm, since a code has a pair per admission. Of all codes: Mantel
-    and Haenszel's, which compares within codes, interval by bootstrap over admissions. asks_coders: the cue itself depends
+    and Haenszel's, which compares within codes, percentile interval over admissions, whose upper end may be infinite (null in
+    JSON). asks_coders: the cue itself depends
     on the coders' codes.
     """
 
@@ -57,7 +57,6 @@ class CueOptions:
     least: int = 5
     resamples: int = 2000
     seed: int = 0
-    kind: Literal["percentile", "bca"] = "percentile"
 
 
 def cue_table(cases: Sequence[Case], options: CueOptions = CueOptions()) -> list[CueRow]:
@@ -104,20 +103,40 @@ def _over_all(cases: Sequence[Case], kind: str, options: CueOptions) -> CueRow:
     columns = np.zeros((len(chosen), 4, len(both)))
     for n, c in enumerate(chosen):
         columns[n, 2 * (c.outcome == "TP") + (kind not in c.kinds), number[c.code]] = 1.0
-    sums = sums_by_cluster(columns.reshape(len(chosen), -1), [c.hadm_id for c in chosen])
-    odds = interval(sums, mantel_haenszel, resamples=options.resamples, seed=options.seed, kind=options.kind)
-    reason = "no false and true positive of one code differ in it" if math.isnan(odds.estimate) else odds.reason
-    odds = Interval(odds.estimate, odds.low, odds.high, len(chosen), odds.clusters, reason=reason)
+    sums = sums_by_cluster(columns.reshape(len(chosen), 4 * len(both)), [c.hadm_id for c in chosen])
+    if kind == "evidence_elsewhere":
+        none = math.nan
+        odds = Interval(
+            none, none, none, len(chosen), len(sums), reason="false positives have no coders' evidence to compare"
+        )
+    else:
+        odds = _interval(sums, len(chosen), options)
     return _row("", kind, found, total, odds)
+
+
+def _interval(sums: Array, n: int, options: CueOptions) -> Interval:
+    """Percentile interval over admissions (G, 4 C). A resample in which nothing speaks against the cue counts as
+    infinite, so that the upper end may be; leaving such resamples out would pull the interval down."""
+    estimate = float(mantel_haenszel(sums.sum(axis=0, keepdims=True))[0])
+    if not math.isfinite(estimate):
+        why = "no true positive with the cue and false positive without it, or the reverse, share a code"
+        return Interval(math.nan, math.nan, math.nan, n, len(sums), reason=why)
+    g = len(sums)
+    times = np.random.default_rng(options.seed).multinomial(g, np.full(g, 1 / g), size=options.resamples)  # (R, G)
+    values = mantel_haenszel(times @ sums)
+    low, high = np.quantile(values[~np.isnan(values)], [0.025, 0.975], method="inverted_cdf")
+    return Interval(estimate, float(low), float(high), n, g)
 
 
 def mantel_haenszel(sums: Array) -> Array:
     """(R,) odds ratios of R rows of counts (R, 4 C): false positives with and without, true ones with and without, C codes
-    each (Mantel and Haenszel 1959); NaN where no true positive with the cue meets a false one without it in a code."""
+    each (Mantel and Haenszel 1959). Infinite where no code has a true positive with the cue and a false one without it;
+    NaN where no code has the reverse either."""
     a, b, c, d = np.split(sums, 4, axis=1)  # (R, C) each
     n = a + b + c + d
     up, down = (
         np.divide(first * second, n, out=np.zeros_like(n), where=n > 0).sum(axis=1)
         for first, second in ((a, d), (b, c))
     )
-    return np.asarray(np.divide(up, down, out=np.full(len(up), np.nan), where=down > 0))
+    out = np.where(up > 0, np.inf, np.nan)
+    return np.asarray(np.divide(up, down, out=out, where=down > 0))

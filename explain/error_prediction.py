@@ -120,7 +120,8 @@ class Design:
 def design_of(cases: Sequence[Case]) -> tuple[Design, dict[str, str]]:
     """The predicted pairs as a table of PROFILE and cue indicators, and the features left out with the reason.
 
-    A column that is undefined for some pairs gets a second one that says so; columns that never vary are left out.
+    A column that is undefined for some pairs gets a second one that says so; columns that never vary, or are undefined for more
+    than half of the pairs, are left out.
     """
     predicted = [case for case in cases if case.outcome in ("FP", "TP")]
     left_out = dict(LEAKS)
@@ -145,6 +146,8 @@ def _add(columns: dict[str, Array], left_out: dict[str, str], name: str, values:
     there = np.isfinite(values)
     if not there.any():
         left_out[name] = "undefined for every pair"
+    elif there.mean() < 0.5:  # most of it would be made up
+        left_out[name] = "undefined for more than half of the pairs"
     elif np.ptp(values[there]) == 0 and there.all():
         left_out[name] = "the same for every pair"
     else:
@@ -245,7 +248,7 @@ def _fit(values: Array, labels: NDArray[np.bool_], options: PredictionOptions) -
     mean = filled.sum(axis=0) / np.maximum(count, 1)
     spread = np.sqrt((np.where(there, values - mean, 0.0) ** 2).sum(axis=0) / np.maximum(count, 1))
     scale = np.where(spread > 1e-12 * np.maximum(np.abs(mean), 1e-300), spread, 1.0)  # a constant stays one
-    model = LogisticRegression(C=options.strength, max_iter=1000).fit(_standard(values, mean, scale), labels)
+    model = LogisticRegression(C=options.strength, solver="newton-cholesky").fit(_standard(values, mean, scale), labels)
     return model.coef_[0], float(model.intercept_[0]), mean, scale
 
 

@@ -140,7 +140,7 @@ def study_errors(explained: Iterable[Explained], ground: Ground, options: StudyO
         dict(gone),
         contrast(cases, ContrastOptions(options.least, options.resamples, options.draws, seed, kind)),
         predict_errors(cases, replace(options.prediction, seed=seed)),
-        tuple(cue_table(cases, CueOptions(options.least, options.resamples, seed, kind))),
+        tuple(cue_table(cases, CueOptions(options.least, options.resamples, seed))),
         tuple(confusion(notes, ground.book, EdgeOptions(seed=seed, kind=kind, rules=options.case.rules))),
     )
 
@@ -205,7 +205,7 @@ def summary_of(study: ErrorStudy) -> dict[str, Any]:
             "says": "difference: mean of false positives minus mean of true positives, compared within codes",
             **asdict(study.contrasts),
         },
-        "prediction": {"says": "chance: auc 0.5, average precision the share of false positives", **asdict(study.prediction)},
+        "prediction": {"says": "out of fold; by chance auc is 0.5 and average_precision the share; percentile intervals over admissions", **asdict(study.prediction)},
         "cues": {"says": CUES, "rows": [asdict(row) for row in study.cues]},
         "masking": {"says": CONDITIONS, "pairs": len({(m.hadm_id, m.code) for m in study.masked}),
                     "rows": [asdict(cell) for cell in study.masking],

@@ -38,7 +38,8 @@ def span(value: Interval, digits: int = 3) -> str:
         return "–"
     if not math.isfinite(value.low):
         return number(value.estimate, digits)
-    return f"{value.estimate:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
+    high = "∞" if value.high == math.inf else f"{value.high:.{digits}f}"
+    return f"{value.estimate:.{digits}f} [{value.low:.{digits}f}, {high}]"
 
 
 def _p(p: float) -> str:
@@ -75,14 +76,13 @@ def _contrast(study: ErrorStudy) -> None:
         "effect: in standard deviations within codes. p: outcomes shuffled within codes, or signs of admissions flipped, the larger; "
         "adjusted by Benjamini-Hochberg over the table; * below 0.05"
     )
-    missing = [
-        (row.feature, row.difference.missing, row.n_fp + row.n_tp + row.difference.missing, row.reason)
-        for row in found.pooled
-        if row.difference.missing
-    ]
-    for feature, count, _, reason in missing:
-        why = WHY_UNDEFINED[feature] if reason is None else f"{reason} ({WHY_UNDEFINED[feature]})"
-        _note(f"{feature.replace('_', ' ')}: undefined for {count} pairs: {why}")
+    why: dict[tuple[int, str], list[str]] = {}
+    for row in found.pooled:
+        if row.difference.missing:
+            reason = WHY_UNDEFINED[row.feature] + ("" if row.reason is None else f"; {row.reason}")
+            why.setdefault((row.difference.missing, reason), []).append(row.feature.replace("_", " "))
+    for (count, reason), features in why.items():
+        _note(f"undefined for {count} pairs: {', '.join(features)} ({reason})")
 
 
 def _contrast_cells(row: Contrast) -> tuple[str, ...]:
