@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hilat.admissions import HilatError
+from hilat.cli import review
 from hilat.cli.console import emit_json, say
 from hilat.cli.measured import each_explained
 from hilat.cli.options import (
@@ -134,6 +135,10 @@ def study(
         emit_json(summary_of(done))
     else:
         print_study(done)
+
+
+app.command("sample")(review.sample)
+app.command("merge")(review.merge)
 
 
 def _kind(interval: str) -> Any:
