@@ -73,10 +73,8 @@ class StudyOptions:
     def __post_init__(self) -> None:
         unknown = [name for name in self.outcomes if name not in OUTCOMES]
         if unknown or not self.outcomes:
-            raise HilatError(
-                f"outcome {unknown[0] if unknown else ''!r} is not known; expected some of {', '.join(OUTCOMES)}, comma between. "
-                "Correct --outcomes"
-            )
+            given = f"outcome {unknown[0]!r} is not known" if unknown else "no outcome was given"
+            raise HilatError(f"{given}; expected some of {', '.join(OUTCOMES)}, comma between. Correct --outcomes")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
