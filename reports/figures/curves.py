@@ -17,6 +17,7 @@ from hilat.significance import interval_of_mean
 from reports.figures.saving import Drawing
 from reports.figures.style import BODY, Look, inches, looks, paper, spoken
 
+NARROW_MM = 120.0
 GRID = np.linspace(0.0, 1.0, 41)
 KINDS = ("deletion", "insertion")
 
@@ -76,17 +77,21 @@ def draw_curves(curves: Sequence[Curve], width_mm: float, said: Mapping[str, str
     pairs = {(c.hadm_id, c.code) for c in curves}
     notes = len({hadm_id for hadm_id, _ in pairs})
     single = len(pairs) == 1
-    high = inches(width_mm) * 0.44 + 0.13 * math.ceil(len(methods) / 3)
+    narrow = width_mm < NARROW_MM  # then one panel stands over the other
+    columns = 2 if narrow else 3
+    high = inches(width_mm) * (1.15 if narrow else 0.42) + 0.15 * math.ceil(len(methods) / columns)
     with paper():
         figure = Figure(figsize=(inches(width_mm), high), layout="constrained")
-        axes = figure.subplots(1, 2, sharey=True)
+        axes = figure.subplots(2 if narrow else 1, 1 if narrow else 2, sharey=True)
         for ax, kind, says in zip(axes, KINDS, ("removed, strongest first", "put back, strongest first"), strict=True):
             _panel(ax, {method: made[method][kind] for method in methods}, shown)
             ax.set_title(f"{'a' if kind == 'deletion' else 'b'}  {kind.capitalize()}")
-            ax.set_xlabel(f"Share of words {says}")
-        axes[0].set_ylabel("Probability of the code" if single else "Mean probability of the code")
+            ax.set_xlabel(f"Words {says}")
+            ax.set_ylabel(
+                "Probability of the code" if single else "Mean probability" if narrow or ax is axes[0] else ""
+            )
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3, handlelength=3.2)
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=3.2)
     areas = "; ".join(
         f"{spoken(m)} {made[m]['deletion'].area:.3f} and {made[m]['insertion'].area:.3f}" for m in methods
     )
