@@ -89,7 +89,7 @@ def drawn_texts(figure: Figure) -> list[Text]:
     found: list[Text] = [text for legend in figure.legends for text in legend.get_texts()]
     for ax in figure.axes:
         found += [*ax.texts, ax._left_title, ax.xaxis.label, ax.yaxis.label]  # type: ignore[attr-defined]
-        found += [text for text in (ax.get_legend().get_texts() if ax.get_legend() else ())]
+        found += ax.get_legend().get_texts() if ax.get_legend() else []
         for axis in (ax.xaxis, ax.yaxis):
             low, high = sorted(axis.get_view_interval())
             ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
