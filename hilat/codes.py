@@ -61,9 +61,17 @@ def icd9_chapter(code: str) -> str:
 
 
 def siblings(code: str, kind: CodeKind, codes: Iterable[str]) -> tuple[str, ...]:
-    """The other codes of the same category, in the order given."""
-    mine = category(code, kind)
-    return tuple(other for other in codes if other != code and category(other, kind) == mine)
+    """The other codes that share what ICD-9-CM splits last, in the order given.
+
+    Of diagnoses the category. Of procedures the first three digits, since two of them hold most unlike things together:
+    96.71 and 96.72 (ventilation) are siblings, 96.6 (enteral nutrition) is none of theirs.
+    """
+
+    def family(one: str) -> str:
+        return remove_dot(one)[:3] if kind == "procedure" else category(one, kind)
+
+    mine = family(code)
+    return tuple(other for other in codes if other != code and family(other) == mine)
 
 
 def _text(code: object) -> str:

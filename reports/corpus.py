@@ -38,20 +38,20 @@ def write_report(pages: Iterable[ReportPage], folder: Path, run: RunHeader) -> P
         folder.chmod(0o700)
     except OSError as error:
         raise HilatError(f"{folder} cannot be made a folder ({error.strerror}); give another --out folder") from None
-    _write(folder / ".gitignore", "*\n")
+    write_private(folder / ".gitignore", "*\n")
     if not run.synthetic:
-        _write(folder / "README-PHI.txt", README_PHI)
+        write_private(folder / "README-PHI.txt", README_PHI)
     tally = Tally()
     for page, names in _with_neighbours(pages):
         if run.synthetic and not page.synthetic:
             raise HilatError(
                 f"admission {page.hadm_id} is not synthetic in a run marked synthetic; mark the run as clinical text"
             )
-        _write(folder / names[1], render_page(page, Neighbours(names[0], names[2])))
+        write_private(folder / names[1], render_page(page, Neighbours(names[0], names[2])))
         tally.add(page, names[1], text=run.text)
     if not tally.rows:
         raise HilatError("no admission was given for the report; expected at least one; choose another split or ids")
-    _write(folder / "index.html", render_index(tally, run))
+    write_private(folder / "index.html", render_index(tally, run))
     return folder / "index.html"
 
 
@@ -99,8 +99,12 @@ def _linked(
     return page, (before[1] if before else None, here[1], after[1] if after else None)
 
 
-def _write(path: Path, text: str) -> None:
-    """Writes text beside path, readable by the owner only, and renames it into place."""
+def write_private(path: Path, text: str) -> None:
+    """Writes text beside path, readable by the owner only, and renames it into place.
+
+    Raises:
+        HilatError: the file cannot be written.
+    """
     beside = path.with_name(f".{path.name[:100]}.{os.getpid()}.part")
     try:
         with open(

@@ -16,13 +16,16 @@ WIDTH, LEFT, RIGHT = 900, 300, 600  # of the network; where the codes of the two
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """A table of text, the first column its rows' names. name: its anchor. note: what stands under the title."""
+    """A table of text, whose first `left` columns name its rows. name: its anchor. detail: what belongs to the title.
+    notes: sentences under the table."""
 
     name: str
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    note: str = ""
+    detail: str = ""
+    notes: tuple[str, ...] = ()
+    left: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +58,12 @@ class StudyCase:
 
 @dataclass(frozen=True, slots=True)
 class StudyPage:
-    """Everything on the page. facts and about: label and value pairs. titles: of the codes in links. text: whether the
-    passages hold note text. synthetic: the notes were invented."""
+    """Everything on the page. facts and about: label and value pairs. notes: sentences under the facts. titles: of the
+    codes in links. text: whether the passages hold note text. synthetic: the notes were invented."""
 
     title: str
     facts: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
     listings: tuple[Listing, ...]
     links: tuple[Link, ...]
     cases: tuple[StudyCase, ...]

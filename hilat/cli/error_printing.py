@@ -1,11 +1,11 @@
-"""The tables that `hilat errors study` prints."""
+"""The tables of an error study, told to whoever shows them: the terminal, or a page."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from hilat.cli.console import number, out, table
 
@@ -15,21 +15,38 @@ if TYPE_CHECKING:
     from hilat.significance import Interval
 
 MOST = 15  # rows of the tables that could be long; all are in the folder
+NARROW = 120  # columns of a terminal
 
 
-def print_study(study: ErrorStudy) -> None:
+class Teller(Protocol):
+    """Who shows tables, each followed by the notes that belong to it."""
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> None:
+        """A table whose first `left` columns are text and the others numbers."""
+
+    def note(self, text: str) -> None:
+        """A sentence about the table before."""
+
+
+class Terminal:
+    """Shows tables on standard output."""
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> None:
+        """Print the table; in a narrow terminal an interval stands under its estimate."""
+        narrow = out.width < NARROW
+        table(
+            title, columns, [[cell.replace(" [", "\n[") if narrow else cell for cell in row] for row in rows], left=left
+        )
+
+    def note(self, text: str) -> None:
+        """Print the sentence, dim."""
+        out.print(text, style="dim", soft_wrap=True, markup=False, highlight=False)
+
+
+def tell_study(study: ErrorStudy, tell: Teller) -> None:
     """Counts, contrast, prediction, cues, masking and confusion, each with what is undefined."""
-    _counts(study)
-    _contrast(study)
-    _by_code(study)
-    _prediction(study)
-    _cues(study)
-    _masking(study)
-    _confusion(study)
-
-
-def _note(text: str) -> None:
-    out.print(text, style="dim", soft_wrap=True, markup=False, highlight=False)
+    for part in (_counts, _contrast, _by_code, _prediction, _cues, _masking, _confusion):
+        part(study, tell)
 
 
 def span(value: Interval, digits: int = 3) -> str:
@@ -46,33 +63,34 @@ def _p(p: float) -> str:
     return "–" if not math.isfinite(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _counts(study: ErrorStudy) -> None:
+def _counts(study: ErrorStudy, tell: Teller) -> None:
     counts = Counter(case.outcome for case in study.cases)
     weak = sum(case.weak for case in study.cases)
     codes = len({case.code for case in study.cases if case.outcome == "FP"})
-    out.print(
+    tell.note(
         f"{counts['FP']} false positives of {codes} codes, {counts['FN']} misses, {counts['TP']} true positives "
         f"({weak} of them weak: no description word and no evidence among the strong passages) in {study.admissions} admissions; "
-        f"passages by {study.options.method}",
-        soft_wrap=True,
-        highlight=False,
+        f"passages by {study.options.method}"
     )
     gone = {name: count for name, count in study.not_explained.items() if count}
     if gone:
-        _note("not explained and left out: " + ", ".join(f"{count} {name}" for name, count in gone.items()))
+        tell.note("not explained and left out: " + ", ".join(f"{count} {name}" for name, count in gone.items()))
 
 
-def _contrast(study: ErrorStudy) -> None:
+def _contrast(study: ErrorStudy, tell: Teller) -> None:
     from explain.error_profile import WHY_UNDEFINED
 
     found = study.contrasts
     shown = [row for row in found.pooled if row.reason is None]
-    table(
+    if not shown:
+        tell.note("contrast: no code has a false and a true positive")
+        return
+    tell.table(
         f"False against true positives of the same code · {found.pooled_codes} codes with both · 95 % interval over admissions",
         ("number", "FP", "TP", "FP - TP", "effect", "pairs FP/TP", "p", "p adj."),
         [(row.feature.replace("_", " "), *_contrast_cells(row)) for row in shown],
     )
-    _note(
+    tell.note(
         "effect: in standard deviations within codes. p: outcomes shuffled within codes, or signs of admissions flipped, the larger; "
         "adjusted by Benjamini-Hochberg over the table; * below 0.05"
     )
@@ -82,7 +100,7 @@ def _contrast(study: ErrorStudy) -> None:
             reason = WHY_UNDEFINED[row.feature] + ("" if row.reason is None else f"; {row.reason}")
             why.setdefault((row.difference.missing, reason), []).append(row.feature.replace("_", " "))
     for (count, reason), features in why.items():
-        _note(f"undefined for {count} pairs: {', '.join(features)} ({reason})")
+        tell.note(f"undefined for {count} pairs: {', '.join(features)} ({reason})")
 
 
 def _contrast_cells(row: Contrast) -> tuple[str, ...]:
@@ -99,11 +117,11 @@ def _contrast_cells(row: Contrast) -> tuple[str, ...]:
     )
 
 
-def _by_code(study: ErrorStudy) -> None:
+def _by_code(study: ErrorStudy, tell: Teller) -> None:
     found = study.contrasts
     shown = sorted((row for row in found.by_code if row.reason is None), key=lambda row: row.p_corrected)[:MOST]
     if shown:
-        table(
+        tell.table(
             f"By code, smallest p first · {len({row.code for row in found.by_code})} codes with {found.least} of both",
             ("code", "number", "FP", "TP", "FP - TP", "effect", "pairs FP/TP", "p", "p adj."),
             [(row.code, row.feature.replace("_", " "), *_contrast_cells(row)) for row in shown],
@@ -113,15 +131,15 @@ def _by_code(study: ErrorStudy) -> None:
     if with_errors:
         named = ", ".join(f"{code.code} ({code.n_fp}/{code.n_tp})" for code in with_errors[:MOST])
         more = f" and {len(with_errors) - MOST} more" if len(with_errors) > MOST else ""
-        _note(f"not compared on their own, {with_errors[0].reason} (FP/TP): {named}{more}")
+        tell.note(f"not compared on their own, {with_errors[0].reason} (FP/TP): {named}{more}")
 
 
-def _prediction(study: ErrorStudy) -> None:
+def _prediction(study: ErrorStudy, tell: Teller) -> None:
     found = study.prediction
     if found.reason is not None:
-        _note(f"error prediction: not fitted, {found.reason}")
+        tell.note(f"error prediction: not fitted, {found.reason}")
         return
-    table(
+    tell.table(
         f"What predicts a false positive · {found.n_fp} of {found.n_fp + found.n_tp} predicted pairs · {found.folds} folds over admissions",
         ("features", "ROC-AUC", "within codes", "average precision", "AUC over the margin's"),
         [
@@ -133,26 +151,26 @@ def _prediction(study: ErrorStudy) -> None:
         ],
     )  # fmt: skip
     last = found.sets[-1]
-    table(
+    tell.table(
         f"Coefficients of '{last.name}' · log odds of a false positive per standard deviation, the others held",
         ("feature", "coefficient"),
         [(c.feature.replace("_", " "), span(c.value, 2) + _apart(c.value)) for c in last.coefficients[:MOST]],
     )
-    _note("* the interval leaves 0 out. Predicts errors of this model on these data; it is no cause")
+    tell.note("* the interval leaves 0 out. Predicts errors of this model on these data; it is no cause")
     by_reason: dict[str, list[str]] = {}
     for name, reason in found.left_out.items():
         by_reason.setdefault(reason, []).append(name.replace("_", " "))
     for reason, names in by_reason.items():
-        _note(f"left out of the prediction, {reason}: {', '.join(names)}")
+        tell.note(f"left out of the prediction, {reason}: {', '.join(names)}")
 
 
 def _apart(value: Interval, at: float = 0.0) -> str:
     return "*" if value.low > at or value.high < at else ""
 
 
-def _cues(study: ErrorStudy) -> None:
+def _cues(study: ErrorStudy, tell: Teller) -> None:
     rows = [row for row in study.cues if not row.code and (row.fp_with or row.tp_with or row.fn_with)]
-    table(
+    tell.table(
         "Cues · how often with false positives, with true positives and with misses",
         ("cue", "FP", "TP", "FN", "FP rate", "TP rate", "odds ratio within codes"),
         [
@@ -161,17 +179,17 @@ def _cues(study: ErrorStudy) -> None:
             for row in rows
         ],
     )  # fmt: skip
-    _note(
+    tell.note(
         "odds ratio: Mantel-Haenszel over codes; 1 says nothing of the error; * its interval leaves 1 out. "
         "† depends on the coders' codes or evidence itself"
     )
     for row in rows:
         if row.odds_ratio.reason is not None:
-            _note(f"{row.kind.replace('_', ' ')}: no odds ratio, {row.odds_ratio.reason}")
+            tell.note(f"{row.kind.replace('_', ' ')}: no odds ratio, {row.odds_ratio.reason}")
     by_code = [row for row in study.cues if row.code and math.isfinite(row.odds_ratio.estimate) and row.fp_with]
     by_code.sort(key=lambda row: -row.odds_ratio.low)
     if by_code:
-        table(
+        tell.table(
             "Cues by code, surest first",
             ("code", "cue", "FP", "TP", "odds ratio"),
             [
@@ -181,14 +199,17 @@ def _cues(study: ErrorStudy) -> None:
             ],
             left=2,
         )  # fmt: skip
+        tell.note(
+            "odds ratio with 0.5 added to each count; * its interval, not corrected for the number of rows, leaves 1 out"
+        )
 
 
-def _masking(study: ErrorStudy) -> None:
+def _masking(study: ErrorStudy, tell: Teller) -> None:
     if not study.masking:
-        _note("masking test: not done; --model gives it the model that was explained")
+        tell.note("masking test: not done; --model gives it the model that was explained")
         return
     pairs = {(row.hadm_id, row.code) for row in study.masked}
-    table(
+    tell.table(
         f"Masking test · {len(pairs)} false positives in {len({name for name, _ in pairs})} admissions · random: as many words",
         ("removed", "pairs", "words", "drop", "random drop", "flips", "random flips", "p adj."),
         [
@@ -197,28 +218,28 @@ def _masking(study: ErrorStudy) -> None:
             for cell in study.masking
         ],
     )  # fmt: skip
-    _note(
+    tell.note(
         "drop: of the probability. flips: share of pairs whose code is no longer given. p: flips against random ones, paired "
         "randomisation over admissions, Holm over the table"
     )
     for cell in study.masking:
-        _note(f"{cell.condition}: {cell.says}" + _reasons(cell.reasons.items()))
+        tell.note(f"{cell.condition}: {cell.says}" + _reasons(cell.reasons.items()))
 
 
 def _reasons(reasons: Iterable[tuple[str, int]]) -> str:
     return "".join(f"; {count} pairs without: {reason}" for reason, count in reasons)
 
 
-def _confusion(study: ErrorStudy) -> None:
+def _confusion(study: ErrorStudy, tell: Teller) -> None:
     for relation, title in (
         ("missed", "Given instead of a missed code"),
         ("assigned", "Given beside an assigned sibling, or a code that a rule ties to it"),
     ):
         edges = [edge for edge in study.edges if edge.relation == relation]
         if not edges:
-            _note(f"{title.lower()}: none")
+            tell.note(f"{title.lower()}: none")
             continue
-        table(
+        tell.table(
             f"{title} · {len(edges)} pairs of codes in {study.admissions} admissions",
             ("FP", "other", "tie", "notes", "FP notes", "other notes", "expected", "lift", "p adj."),
             [
@@ -230,4 +251,4 @@ def _confusion(study: ErrorStudy) -> None:
         )  # fmt: skip
         few = sum(edge.lift.reason is not None for edge in edges)
         if few:
-            _note(f"{few} pairs of codes have no interval: fewer than 3 notes")
+            tell.note(f"{few} pairs of codes have no interval: fewer than 3 notes")

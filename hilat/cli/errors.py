@@ -60,6 +60,13 @@ def study(
     out_folder: Annotated[
         Path | None, typer.Option("--out", help="Keep cases, cues, passages, results and summary.json in this folder.")
     ] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Write the study as a page too: an .html file, with the passages of every case.")
+    ] = None,
+    pages: Annotated[
+        Path | None, typer.Option(help="A folder that `hilat report` wrote: the page links each case to it.")
+    ] = None,
+    no_text: Annotated[bool, typer.Option("--no-text", help="Leave note text and ids out of the page.")] = False,
     method: Annotated[str, typer.Option(help="The method whose strong passages are studied.")] = "attention",
     outcomes: Annotated[
         str,
@@ -104,10 +111,11 @@ def study(
 
       [bold]hilat errors study --explanations e --corpus c --out out/errors --measures faith[/]
 
-      [bold]hilat errors study --explanations e --corpus c --model run/model --masking 200 --seed 1[/]
+      [bold]hilat errors study --explanations e --corpus c --model run/model --masking 200 --page errors.html[/]
     """
     from explain.error_study import StudyOptions, study_errors, summary_of, write_study
-    from hilat.cli.error_printing import print_study
+    from hilat.cli.error_page import PagePlan, write_study_page
+    from hilat.cli.error_printing import Terminal, tell_study
 
     if out_folder is not None and out_folder.exists() and not overwrite:
         raise HilatError(
@@ -131,10 +139,13 @@ def study(
     if out_folder is not None:
         write_study(out_folder, done, said, overwrite=overwrite)
         say(f"cases, results and summary: {out_folder}")
+    if page is not None:
+        write_study_page(done, ground, said, PagePlan(page, pages, not no_text))
+        say(f"page: {page}")
     if json:
         emit_json(summary_of(done))
     else:
-        print_study(done)
+        tell_study(done, Terminal())
 
 
 app.command("sample")(review.sample)

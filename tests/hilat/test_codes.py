@@ -42,6 +42,7 @@ def test_categories_siblings_and_chapters() -> None:
     assert category("96.71", "procedure") == "96"
     assert category("E878.1", "diagnosis") == "E878"
     assert siblings("428.0", "diagnosis", ["428.0", "428.21", "427.31"]) == ("428.21",)
+    assert siblings("96.71", "procedure", ["96.71", "96.72", "96.6", "96.04", "9670"]) == ("96.72", "9670")
     assert icd9_chapter("428.0") == "Diseases of the circulatory system"
     assert icd9_chapter("V58.61").startswith("Factors")
 
