@@ -19,7 +19,6 @@ SMALL = 6.5
 INK = "#111111"
 MUTED = "#595959"
 RULE = "#b5b5b5"
-PALE = "#e6e6e6"
 # Steps 1 to 8 of the pages; luminance falls from step to step, so that a print in grey keeps their order.
 ATTENTION = ("#fdf9ec", "#faefd2", "#f7e1b6", "#f5d39a", "#f3c37f", "#f2b364", "#f0a24a", "#ef912d")
 FOR = ("#f2f8ff", "#deedff", "#c7dfff", "#afd1ff", "#96c0fc", "#7faef6", "#6a9cf0", "#5689e9")

@@ -12,7 +12,7 @@ from explain.snippets import quantise
 from hilat.admissions import HilatError
 from reports.figures.saving import Drawing
 from reports.figures.sheet import Box, Face, Mark, Stroke, Words, broken, measure, paint, paragraph
-from reports.figures.style import ATTENTION, BODY, INK, MUTED, PALE, POINTS_PER_MM, RULE, SMALL
+from reports.figures.style import ATTENTION, BODY, INK, MUTED, POINTS_PER_MM, RULE, SMALL
 from reports.highlight import shade_levels
 
 MARGIN = 3.0
@@ -266,7 +266,7 @@ def _cell(spot: tuple[float, float, float], lines: Sequence[str], level: int, ma
     """A cell at (x, y) of a width with two or three centred lines; of three the first is bold. A line too wide is cut."""
     x, y, wide = spot
     high = CELL + LINE * (len(lines) - 2)
-    marks.append(Box(x, y, wide, high, ATTENTION[level - 1] if level else "#ffffff", edge=PALE if not level else RULE))
+    marks.append(Box(x, y, wide, high, ATTENTION[level - 1] if level else "#ffffff", edge=RULE))
     for n, text in enumerate(lines):
         face = Face(SMALL) if n else Face(BODY, bold=len(lines) > 2)
         fits = broken(text, face, max(1.0, wide - 2.0)) if text else []
