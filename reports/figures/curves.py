@@ -82,7 +82,8 @@ def draw_curves(curves: Sequence[Curve], width_mm: float, said: Mapping[str, str
     high = inches(width_mm) * (1.15 if narrow else 0.42) + 0.15 * math.ceil(len(methods) / columns)
     with paper():
         figure = Figure(figsize=(inches(width_mm), high), layout="constrained")
-        axes = figure.subplots(2 if narrow else 1, 1 if narrow else 2, sharey=True)
+        grid = figure.subplots(2 if narrow else 1, 1 if narrow else 2, sharey=True, squeeze=False)
+        axes: list[Axes] = list(grid.ravel())
         for ax, kind, says in zip(axes, KINDS, ("removed, strongest first", "put back, strongest first"), strict=True):
             _panel(ax, {method: made[method][kind] for method in methods}, shown)
             ax.set_title(f"{'a' if kind == 'deletion' else 'b'}  {kind.capitalize()}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -157,20 +157,3 @@ def draw_sections(found: SectionMeans, method: str, width_mm: float, said: tuple
 def _with_ends(span: Interval) -> str:
     ends = f" ({100 * span.low:.1f} to {100 * span.high:.1f})" if math.isfinite(span.low) else ""
     return f"{100 * span.estimate:.1f} %{ends}"
-
-
-def all_shares(
-    explained: Iterable[Explained], known: Sequence[Admission], method: str
-) -> Iterable[PairShares]:  # fmt: skip
-    """The shares of all pairs of a run.
-
-    Raises:
-        HilatError: an admission that is not among the known ones.
-    """
-    by_id = {admission.hadm_id: admission for admission in known}
-    for one in explained:
-        if one.hadm_id not in by_id:
-            raise HilatError(
-                f"admission {one.hadm_id} was explained and is not in the corpus; give the corpus that was explained"
-            )
-        yield from pair_shares(one, by_id[one.hadm_id], method)
