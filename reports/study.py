@@ -129,15 +129,18 @@ def _listed(kinds: Sequence[str]) -> str:
 def network(links: Sequence[Link], titles: dict[str, str]) -> dict[str, Any] | None:
     """The drawing of the most frequent links: false positives on the left, the codes that the coders gave on the right.
 
-    None without links. Codes stand in the order of their first link, which starts with the most frequent one; a line's
-    width grows with its count.
+    None without links. What was seen once is drawn only where nothing was seen twice. Codes stand in the order of their
+    first link, which starts with the most frequent one; a line's width grows with its count.
     """
-    shown = sorted(links, key=lambda link: (-link.count, link.false_positive, link.other, not link.missed))[:LINKS]
-    if not shown:
+    if not links:
         return None
+    most = max(link.count for link in links)
+    shown = sorted(
+        (link for link in links if link.count >= min(2, most)),
+        key=lambda link: (-link.count, link.false_positive, link.other, not link.missed),
+    )[:LINKS]
     left = {code: n for n, code in enumerate(dict.fromkeys(link.false_positive for link in shown))}
     right = {code: n for n, code in enumerate(dict.fromkeys(link.other for link in shown))}
-    most = shown[0].count
     middle = (LEFT + RIGHT) / 2
     lines = []
     for link in shown:

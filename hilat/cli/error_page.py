@@ -82,12 +82,21 @@ def write_study_page(study: ErrorStudy, ground: Ground, manifest: Mapping[str, A
         tuple(_link(edge) for edge in study.edges),
         tuple(_case(case, (shown[case.hadm_id], titles[case.code]), ground.admissions[case.hadm_id], plan) for case in wanted),
         tuple(titles.items()),
-        tuple((name.replace("_", " "), str(value)) for name, value in manifest["study"].items()),
+        tuple((name.replace("_", " "), _said(value)) for name, value in manifest["study"].items()),
         plan.text,
         manifest["source"] == "planted",
     )  # fmt: skip
     plan.page.parent.mkdir(parents=True, exist_ok=True)
     write_private(plan.page, render_study(page))
+
+
+def _said(value: Any) -> str:
+    """A setting in words."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name.replace('_', ' ')} {one}" for name, one in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)
 
 
 def _facts(study: ErrorStudy, manifest: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import sys
 import warnings
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from explain.rows import Row, write_rows
 from hilat.cleaning import CleaningRules
 from hilat.cli import main
 from hilat.coder import Coder, load_coder, save_coder
-from hilat.corpora import write_corpus
+from hilat.corpora import read_corpus, write_corpus
 from hilat.corpora.planted import PlantedSettings, make_planted
 from hilat.encoding import ChunkLayout
 from hilat.model import build_model
@@ -208,3 +209,44 @@ def test_help_names_what_the_command_needs() -> None:
     assert answer.code == 0
     for option in ("--explanations", "--corpus", "--model", "--masking", "--measures", "--outcomes", "--rule-pairs"):
         assert option in answer.out
+
+
+def test_the_page_shows_every_error_and_links_to_the_admissions(place: Path) -> None:
+    pages = place / "pages"
+    answer = run("report", "--explanations", place / "explain", "--corpus", place / "corpus", "--out", pages)
+    assert answer.code == 0, answer.err
+    with_text, without = place / "study" / "errors.html", place / "bare.html"
+    answer = run(*given(place, "--page", with_text, "--pages", pages))
+    assert answer.code == 0, answer.err
+    assert CANARY not in (answer.out + answer.err).lower()
+    answer = run(*given(place, "--page", without, "--pages", pages, "--no-text"))
+    assert answer.code == 0, answer.err
+
+    pairs = pq.read_table(place / "explain" / "pairs.parquet").to_pylist()
+    errors = [p for p in pairs if p["predicted"] != p["gold"]]
+    html = with_text.read_text("utf-8")
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)
+    assert data is not None
+    rows = [row for row in json.loads(data[1])["t-cases"]["rows"] if not row[3].startswith("true")]
+    assert sorted((row[0][0], row[1]) for row in rows) == sorted((p["hadm_id"], p["code"]) for p in errors)
+    for name, address in {tuple(row[0]) for row in rows}:
+        file, _, place_on_page = address.partition("#")
+        assert (with_text.parent / file).resolve() == (pages / f"admission-{name}.html").resolve()
+        assert place_on_page.startswith("c=")
+    passages = [line for row in rows for line in row[6].split("\n") if line]
+    assert passages
+    notes = {a.hadm_id: " ".join(a.text.split()) for a in read_corpus(place / "corpus").admissions}
+    for row in rows:
+        for line in row[6].split("\n") if row[6] else ():
+            peak = re.search(r"\[([^\[\]]+)\]", line)
+            assert peak is not None
+            assert peak[1] in notes[row[0][0]]
+    bare = without.read_text("utf-8")
+    assert "Strongest passages" in html
+    assert "Strongest passages" not in bare
+    assert CANARY not in bare.lower()
+    assert not any(p["hadm_id"] in bare for p in errors)
+    assert with_text.stat().st_mode & 0o777 == 0o600
+    first = with_text.read_bytes()
+    assert run(*given(place, "--page", with_text, "--pages", pages)).code == 0
+    assert with_text.read_bytes() == first
