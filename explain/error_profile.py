@@ -55,7 +55,7 @@ WHY_UNDEFINED: dict[str, str] = {
     **dict.fromkeys(("keyword_share", "keyword_lift", *INFORMATION), "no description word among the words that were read"),
     "evidence_share": "the coders marked no evidence for the code",
     **dict.fromkeys(AGREEMENT, "no other method than controls was stored"),
-    **dict.fromkeys(STRENGTH, "not measured: give a folder of `hilat faithfulness` with --measures"),
+    **dict.fromkeys(STRENGTH, "not measured for the pair: a folder that `hilat faithfulness --out` wrote gives it, with --measures"),
 }  # fmt: skip
 _OVERLAP = overlap_at(10)
 

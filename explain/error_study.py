@@ -207,7 +207,7 @@ def summary_of(study: ErrorStudy) -> dict[str, Any]:
         "cues": {"says": CUES, "rows": [asdict(row) for row in study.cues]},
         "masking": {"says": CONDITIONS, "pairs": len({(m.hadm_id, m.code) for m in study.masked}),
                     "rows": [asdict(cell) for cell in study.masking],
-                    "reason": None if study.masking else "no model was given, or no false positive"},
+                    "reason": None if study.masking else "not asked for (it needs a model), or no false positive"},
         "confusion": {"relations": RELATIONS, "labels": LABELS, "edges": [asdict(edge) for edge in study.edges]},
     }  # fmt: skip
 

@@ -98,11 +98,12 @@ def test_a_diagnosis_and_a_procedure_are_no_siblings() -> None:
 
 
 def test_p_is_corrected_for_the_pairs_that_were_not_seen_as_well() -> None:
-    notes = drawn()
+    notes = [*drawn(8, seed=1), NoteCodes("8", ("96.04",), (), ()), NoteCodes("9", (), ("250.00",), ("250.00",))]
     edges = [e for e in confusion(notes, BOOK, OPTIONS) if e.relation == "missed"]
     false = {code for note in notes for code in note.false_positives}
     missed = {code for note in notes for code in note.missed}
     every = dict.fromkeys(product(false, missed), 1.0) | {(e.false_positive, e.other): e.p for e in edges}
+    assert len(every) > len(edges)
     corrected = dict(zip(every, benjamini_hochberg(list(every.values())), strict=True))
     for edge in edges:
         assert edge.p_corrected == pytest.approx(corrected[edge.false_positive, edge.other])

@@ -44,6 +44,7 @@ from explain.rows import Row, write_rows
 from explain.subject import WordScores
 from explain.table import Explained
 from hilat.admissions import Admission, HilatError
+from hilat.cli.error_printing import Terminal, tell_study
 from hilat.codes import siblings
 from hilat.corpora.planted import PlantedSettings, make_planted
 
@@ -246,7 +247,7 @@ def test_results_are_kept_as_flat_tables_and_in_the_summary(study: ErrorStudy, t
         "weak": sum(c.weak for c in study.cases),
     }
     assert said["contrast"]["pooled"][0]["feature"] == "margin"
-    assert said["masking"]["reason"].startswith("no model")
+    assert said["masking"]["reason"].startswith("not asked for")
     assert set(said["cues"]["says"]) == set(CUES)
     assert "NaN" not in (tmp_path / "out" / "summary.json").read_text("utf-8")
     assert json.loads((tmp_path / "out" / "manifest.json").read_text("utf-8")) == {"seed": 0}
@@ -317,6 +318,28 @@ def test_pairs_without_an_explanation_are_counted(given: tuple[list[Explained], 
     )
     done = study_errors([half], ground, FAST)
     assert sum(done.not_explained.values()) == len(one.scored) - len(kept)
+
+
+def test_a_model_without_errors_is_studied_and_printed(
+    given: tuple[list[Explained], Ground], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    right = []
+    for one in given[0][:6]:
+        assert one.gold is not None
+        p = np.where(one.gold, 0.9, 0.1)
+        kept = [i for i, code in enumerate(one.scored) if one.gold[one.codes.index(code)]]
+        methods = {n: replace(m, scores=m.scores[kept], outside=m.outside[kept]) for n, m in one.methods.items()}
+        right.append(replace(one, probabilities=p, scored=tuple(one.scored[i] for i in kept), methods=methods))
+    done = study_errors(right, given[1], FAST)
+    assert {case.outcome for case in done.cases} == {"TP"}
+    assert done.edges == ()
+    tell_study(done, Terminal())
+    said = capsys.readouterr().out
+    assert "0 false positives of 0 codes, 0 misses" in said
+    assert "not fitted" in said
+    assert "no code has a false and a true positive" in said
+    write_study(tmp_path / "out", done, {})
+    assert read_table(tmp_path / "out", "cases")
 
 
 def test_schemas_hold_offsets_and_numbers_only() -> None:
