@@ -248,7 +248,9 @@ def _fit(values: Array, labels: NDArray[np.bool_], options: PredictionOptions) -
     mean = filled.sum(axis=0) / np.maximum(count, 1)
     spread = np.sqrt((np.where(there, values - mean, 0.0) ** 2).sum(axis=0) / np.maximum(count, 1))
     scale = np.where(spread > 1e-12 * np.maximum(np.abs(mean), 1e-300), spread, 1.0)  # a constant stays one
-    model = LogisticRegression(C=options.strength, solver="newton-cholesky").fit(_standard(values, mean, scale), labels)
+    model = LogisticRegression(C=options.strength, solver="newton-cholesky", tol=1e-6).fit(
+        _standard(values, mean, scale), labels
+    )
     return model.coef_[0], float(model.intercept_[0]), mean, scale
 
 

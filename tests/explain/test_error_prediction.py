@@ -101,7 +101,7 @@ def test_out_of_fold_scores_are_those_of_scikit_learn_fitted_fold_by_fold() -> N
     found = out_of_fold(design, folds, FAST)
     for train, test in folds:
         scale = StandardScaler().fit(design.values[train])
-        model = LogisticRegression(C=1.0, max_iter=1000).fit(
+        model = LogisticRegression(C=1.0, max_iter=10_000, tol=1e-9).fit(
             scale.transform(design.values[train]), design.false_positive[train]
         )
         np.testing.assert_allclose(
