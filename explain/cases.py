@@ -129,7 +129,7 @@ def _case(note: _Note, i: int, keywords: KeywordSet, book: CodeBook, options: Ca
         float(one.thresholds[k]),
         passages,
         (
-            *context_cues(note.admission.text, passages, note.sentences, options.language),
+            *context_cues(note.admission.text, passages, note.sentences, options.language, options.backend),
             *place_cues(note.admission.text, passages, note.sentences),
             *code_cues(code, outcome, book, (note.admission.codes, note.predicted), options.rules),
             *profile_cues(profile, passages, (bool(keywords.terms), bool(evidence.any()), unread), options),

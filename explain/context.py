@@ -4,8 +4,8 @@ The method is ConText (Harkema, Dowling, Thornblade and Chapman 2009, J Biomed I
 the direction it works in; a cue governs what stands on that side of it, up to the end of the sentence or a termination
 phrase; pseudo-cues are phrases that only look like a cue. Differences: the phrases are our own, English and Spanish;
 uncertainty is a kind beside the paper's negation, historical, hypothetical and experiencer (here "family"); a kind counts
-wherever a cue of it does, also beside others. A cue is a reason to look, not a verdict: sections, dates and grammar are
-not read.
+wherever a cue of it does, also beside others; dates before the stay, where they are given (`explain.past_years`), count as
+historical. A cue is a reason to look, not a verdict: sections and grammar are not read.
 
 "Consistent with" and "compatible with" are left out of the uncertain phrases: in notes they mostly affirm.
 """
@@ -170,11 +170,13 @@ def context_of(
     *,
     own_rules: Sequence[Rule] | None = None,
     within: Sequence[tuple[int, int]] | None = None,
+    past: Sequence[tuple[int, int]] = (),
 ) -> list[tuple[ContextCue, ...]]:
     """The cues that govern each target, in the order of the text; () for none.
 
     targets: half-open character ranges of the raw text; the sentence is the one a target begins in.
-    own_rules: in place of the built-in rules of the language. within: the sentences, where they are known already.
+    own_rules: in place of the built-in rules of the language. within: the sentences, where they are known already. past:
+    ranges that tell of the past, such as those of `explain.past_years`; they govern both sides like a historical phrase.
     Where phrases overlap, the longest counts, whatever its kind; phrases that touch the target do not count at all.
     Case, accents and the white space between words (line ends too) do not matter; words match as a whole.
 
@@ -199,6 +201,7 @@ def context_of(
             continue
         if i not in matched:
             every = _matches(text, ranges[i], ready)
+            every += [_Match(*span, _DATED) for span in past if ranges[i][0] <= span[0] and span[1] <= ranges[i][1]]
             matched[i] = every, _longest(every)
         every, kept = matched[i]
         apart = [m for m in every if m.end <= target[0] or m.start >= target[1]]
@@ -283,3 +286,6 @@ def _folded(text: str) -> tuple[str, Sequence[int]]:
                 letters.append(letter)
                 places.append(place)
     return "".join(letters), [*places, len(text)]
+
+
+_DATED = Rule("a date before the stay", "historical", "both")

@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from explain.context import context_of
+from explain import context
+from explain.past_years import past_years
 from explain.rule_pairs import RulePair, built_in_rule_pairs
-from hilat.admissions import CodeBook
+from hilat.admissions import CodeBook, HilatError
 from hilat.codes import siblings
 
 # Kind of cue -> what it says. A cue is a reason to look, never a verdict.
@@ -42,8 +43,12 @@ ASIDE: dict[str, str] = {
 }
 _NUMBER = r"(?:\d+(?:\.\d+)?|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|several|un|una|dos|tres|cuatro|cinco|seis|siete|ocho|nueve|diez)"
 _DURATION = re.compile(
-    rf"\b{_NUMBER}[\s-]*(?:hours?|hrs?|h|days?|d|weeks?|wks?|months?|years?|horas?|d[ií]as?|semanas?|mes(?:es)?|años?)\b|\bPOD\s?#?\d+\b",
+    rf"\b{_NUMBER}[\s-]*(?:hours?|hrs?|h|days?|d|weeks?|wks?|months?|years?|horas?|d[ií]as?|semanas?|mes(?:es)?|años?)\b(?!-?\s?(?:old|of age|de edad)\b)|\bPOD\s?#?\d+\b",
     re.IGNORECASE,
+)
+# Before a number of years that is an age; "65 year old" is left out by _DURATION itself.
+_AGE = re.compile(
+    r"(?:\b(?:aged?(?: of)?|mujer de|var[oó]n de|hombre de|paciente de|ni[ñn][oa] de|edad de|tiene)\s+)$", re.IGNORECASE
 )
 
 
@@ -75,9 +80,16 @@ class Passage:
     on_evidence: bool
 
 
+BACKENDS: dict[str, str] = {
+    "own": "explain.context: ConText with phrases of our own",
+    "medspacy": "explain.context_medspacy: ConText of medspaCy, which has to be installed",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class CaseOptions:
-    """What counts as a cue: passages looked at, distance from the threshold, words for half, share on no word."""
+    """What counts as a cue: passages looked at, distance from the threshold, words for half, share on no word. backend: of
+    BACKENDS, what tells the context of words."""
 
     passages: int = 3
     near: float = 0.1
@@ -85,17 +97,40 @@ class CaseOptions:
     outside: float = 0.4
     language: str = "en"
     rules: tuple[RulePair, ...] = field(default_factory=built_in_rule_pairs)
+    backend: str = "own"
+
+    def __post_init__(self) -> None:
+        if self.backend not in BACKENDS:
+            raise HilatError(
+                f"the context backend is {self.backend!r}; expected {' or '.join(BACKENDS)}. Choose one of them"
+            )
 
 
 def context_cues(
-    text: str, passages: Sequence[Passage], sentences: Sequence[tuple[int, int]], language: str = "en"
+    text: str,
+    passages: Sequence[Passage],
+    sentences: Sequence[tuple[int, int]],
+    language: str = "en",
+    backend: str = "own",
 ) -> list[Cue]:
-    """What governs the passages: the description words in them or, where there are none, the peak word."""
-    targets = [(n, span) for n, p in enumerate(passages) for span in (p.keywords or (p.peak,))]
+    """What governs the passages: the description words in the sentence of the peak or, where it has none, the peak word.
+
+    Description words of the passage's other sentences do not count: what governs them is not where the explanation points.
+    """
+    targets: list[tuple[int, tuple[int, int]]] = []
+    for n, passage in enumerate(passages):
+        start, end = _sentence(sentences, passage.peak[0])
+        near = [span for span in passage.keywords if start <= span[0] < end]
+        targets += [(n, span) for span in (near or [passage.peak])]
+    spans = [span for _, span in targets]
+    if backend == "medspacy":
+        from explain import context_medspacy  # only where it is asked for: medspaCy is not among the requirements
+
+        governing = context_medspacy.context_of(text, spans, language, within=sentences, past=past_years(text))
+    else:
+        governing = context.context_of(text, spans, language, within=sentences, past=past_years(text))
     found: dict[tuple[str, int], Cue] = {}
-    for (n, _), cues in zip(
-        targets, context_of(text, [t for _, t in targets], language, within=sentences), strict=True
-    ):
+    for (n, _), cues in zip(targets, governing, strict=True):
         for cue in cues:
             found.setdefault((cue.kind, n), Cue(cue.kind, CUES[cue.kind], n, cue.start, cue.end))
     return list(found.values())
@@ -107,11 +142,23 @@ def place_cues(text: str, passages: Sequence[Passage], sentences: Sequence[tuple
     for n, passage in enumerate(passages):
         if passage.section in ASIDE:
             found.append(Cue("section", f"in {ASIDE[passage.section]}", n, *passage.peak))
-        around = next(((s, e) for s, e in sentences if s <= passage.peak[0] < e), None)
-        match = _DURATION.search(text, *around) if around is not None else None
+        match = _duration(text, *_sentence(sentences, passage.peak[0]))
         if match is not None:
             found.append(Cue("duration", CUES["duration"], n, match.start(), match.end()))
     return found
+
+
+def _sentence(sentences: Sequence[tuple[int, int]], place: int) -> tuple[int, int]:
+    """The sentence in which a character stands; an empty range there where it is in none."""
+    return next(((start, end) for start, end in sentences if start <= place < end), (place, place))
+
+
+def _duration(text: str, start: int, end: int) -> re.Match[str] | None:
+    """The first duration in text[start:end] that is no age."""
+    for match in _DURATION.finditer(text, start, end):
+        if not _AGE.search(text, max(start, match.start() - 30), match.start()):
+            return match
+    return None
 
 
 def code_cues(

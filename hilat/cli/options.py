@@ -25,3 +25,6 @@ SnomedMap = Annotated[Path | None, typer.Option(help="Synonyms: an ICD-9-CM to S
 RulePairs = Annotated[
     Path | None, typer.Option(help="Coding rules: a YAML file of pairs.", show_default="the built-in ICD-9-CM pairs")
 ]
+Context = Annotated[
+    str, typer.Option("--context", help="What tells negated, uncertain, ... words: own, or medspacy (to be installed).")
+]
