@@ -165,6 +165,7 @@ def mask_errors(
     for case in chosen:
         of.setdefault(case.hadm_id, []).append(case)
     rows: list[Masked] = []
+    options = replace(options, language=study.options.case.language)
     for one in explained:
         cases = of.get(one.hadm_id, [])
         if cases:

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from explain.cases import Case
 from explain.controls import seed_of
-from explain.cues import CONTEXTS
+from explain.cues import CONTEXTS, Passage
 from explain.faithfulness import sigmoid
 from explain.result import Value, defined, undefined
+from explain.sentences import sentences
 from explain.snippets import strongest, words_for_half
 from explain.table import Explained
 from hilat.admissions import Admission, HilatError
@@ -47,11 +48,12 @@ SAME_PROBABILITY = 0.02  # what rounding on another device may change
 
 @dataclass(frozen=True, slots=True)
 class MaskingOptions:
-    """top: strongest words that are removed. draws: random removals of each size. seed: of them."""
+    """top: strongest words that are removed. draws: random removals of each size. seed: of them. language: of the notes."""
 
     top: int = 5
     draws: int = 10
     seed: int = 0
+    language: str = "en"
 
     def __post_init__(self) -> None:
         if self.top < 1 or self.draws < 1:
@@ -105,7 +107,9 @@ def chosen_cases(cases: Sequence[Case], most: int, seed: int = 0) -> list[Case]:
     return [errors[i] for i in sorted(drawn.tolist())]
 
 
-def removals(case: Case, one: Explained, admission: Admission, method: str, top: int) -> dict[str, Words]:
+def removals(
+    case: Case, one: Explained, admission: Admission, method: str, options: MaskingOptions
+) -> dict[str, Words]:
     """Condition -> the words (W,) to remove, among those that the model read; none where the condition has none.
 
     Strong words are those with a positive score; equal scores go by the order of the text.
@@ -118,14 +122,22 @@ def removals(case: Case, one: Explained, admission: Admission, method: str, top:
     decoys = [s for span in admission.decoys if span.code == case.code for s in span.segments]
     cues = [cue for cue in case.cues if cue.kind in CONTEXTS and cue.passage is not None]
     passages = [case.passages[n] for n in sorted({cue.passage for cue in cues if cue.passage is not None})]
-    governed = [span for passage in passages for span in (passage.keywords or (passage.peak,))]
+    borders = sentences(admission.text, options.language) if passages else ()
+    governed = [span for passage in passages for span in _governed(passage, borders)]
     return {
-        "top": _marked(order[strongest(scores, min(top, positive))], len(seen)),
+        "top": _marked(order[strongest(scores, min(options.top, positive))], len(seen)),
         "half": _marked(order[strongest(scores, words_for_half(scores))], len(seen)),
         "decoy": _touching(one.word_spans, decoys) & seen,
         "governed": _touching(one.word_spans, governed) & seen,
         "modifier": _touching(one.word_spans, [(cue.start, cue.end) for cue in cues]) & seen,
     }
+
+
+def _governed(passage: Passage, borders: Sequence[tuple[int, int]]) -> Sequence[tuple[int, int]]:
+    """The words whose context was asked for (`explain.cues.context_cues`): the description words in the sentence of the
+    peak or, where it has none, the peak."""
+    start, end = next(((s, e) for s, e in borders if s <= passage.peak[0] < e), passage.peak)
+    return [span for span in passage.keywords if start <= span[0] < end] or [passage.peak]
 
 
 def _marked(words: NDArray[np.int64], count: int) -> Words:
@@ -157,7 +169,7 @@ def masking_rows(
         HilatError: a model that does not give the probabilities that were stored.
     """
     seen = np.flatnonzero(one.word_chunk >= 0)
-    asked = [removals(case, one, admission, method, options.top) for case in cases]
+    asked = [removals(case, one, admission, method, options) for case in cases]
     keep: list[Words] = [np.ones(len(one.word_spans), dtype=bool)]
     place: dict[tuple[int, str], tuple[int, slice]] = {}  # where the removal and its controls are
     for k, case in enumerate(cases):

@@ -74,7 +74,11 @@ DECOYS = (EvidenceSpan("486", ((12, 15), (40, 43)), "negated"), EvidenceSpan("40
 @pytest.mark.parametrize("order", [None, np.array([5, 3, 10, 0, 11, 1, 2, 9, 4, 8, 7, 6])], ids=["text", "moved"])
 def test_what_is_removed(order: np.ndarray | None) -> None:
     found = removals(
-        false_positive(cues=(NEGATED, *OTHERS)), explained(order=order), admission(decoys=DECOYS), "attention", 3
+        false_positive(cues=(NEGATED, *OTHERS)),
+        explained(order=order),
+        admission(decoys=DECOYS),
+        "attention",
+        MaskingOptions(3),
     )
     assert list(found) == list(CONDITIONS)
     named = {name: words_of(marked, order) for name, marked in found.items()}
@@ -86,10 +90,18 @@ def test_what_is_removed(order: np.ndarray | None) -> None:
 
 
 def test_the_peak_is_governed_where_no_description_word_is_and_zero_scores_are_not_strong() -> None:
-    found = removals(false_positive(cues=(replace(NEGATED, passage=1),)), explained(), admission(), "attention", 50)
+    found = removals(
+        false_positive(cues=(replace(NEGATED, passage=1),)), explained(), admission(), "attention", MaskingOptions(50)
+    )
     assert words_of(found["governed"]) == [5]
     assert words_of(found["top"]) == [2, 4, 5, 7, 8]
     assert not found["decoy"].any()
+
+
+def test_description_words_of_another_sentence_are_not_governed() -> None:
+    split = Admission("1", TEXT[:14] + ".\n" + "W" + TEXT[17:], ())  # a sentence ends after the fourth word
+    found = removals(false_positive(cues=(NEGATED,)), explained(), split, "attention", MaskingOptions(3))
+    assert words_of(found["governed"]) == [2]
 
 
 def test_a_code_that_rests_on_one_word_goes_with_it_and_with_nothing_else() -> None:
