@@ -27,7 +27,7 @@ from explain.attention import attend
 from explain.subject import MethodOptions
 from hilat.admissions import Admission
 from hilat.cli.console import quiet_libraries, say, table, training_progress
-from hilat.coder import Coder, load_coder, predict
+from hilat.coder import Coder, load_coder, predict, save_coder
 from hilat.corpora import Corpus, write_corpus
 from hilat.corpora.codiesp import background_texts, read_codiesp
 from hilat.files import read_json, write_json
@@ -196,7 +196,8 @@ def show(baseline: dict[str, Any], seeds: Sequence[dict[str, Any]]) -> None:
 
 
 def pages(corpus: Corpus, folder: Path, threshold: float, out: Path) -> None:
-    """The dev cases' pages at the cross-validated threshold, with the coders' evidence boxed."""
+    """The model with the cross-validated threshold, its dev explanations, pages with the coders' evidence boxed, and the
+    study of its errors."""
     from hilat.cli import explain as explain_command
     from hilat.cli import report as report_command
 
@@ -206,10 +207,17 @@ def pages(corpus: Corpus, folder: Path, threshold: float, out: Path) -> None:
         thresholds=np.full(len(coder.code_book), threshold),
         threshold_source="global, cross-validated inside train",
     )
-    plan = explain_command.Plan("dev", corpus.source, ("predicted", "gold"), ("attention",), MethodOptions())
-    explain_command.write(coder, folder / "model", corpus.split("dev"), out / "explain", plan, overwrite=True)
-    index, count = report_command.write(out / "explain", corpus, out / "pages", overwrite=True)
+    save_coder(coder, out / "model", overwrite=True)
+    methods = ("attention", "input_x_gradient", "random")
+    plan = explain_command.Plan("dev", corpus.source, ("predicted", "gold"), methods, MethodOptions())
+    explain_command.write(coder, out / "model", corpus.split("dev"), out / "explain", plan, overwrite=True)
+    spanish = report_command.ReportPlan(language="es")
+    index, count = report_command.write(out / "explain", corpus, out / "pages", spanish, overwrite=True)
     say(f"{count} pages: {index}")
+    say(
+        f"study of the errors: hilat errors study --explanations {out}/explain --corpus {out}/corpus --model {out}/model "
+        f"--language es --out {out}/errors --page {out}/errors.html --pages {out}/pages"
+    )
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from hilat.cli import review
 from hilat.cli.console import emit_json, say
 from hilat.cli.measured import each_explained
 from hilat.cli.options import (
+    Context,
     CorpusFolder,
     Device,
     Interval,
@@ -96,6 +97,7 @@ def study(
     umls: Umls = None,
     snomed_map: SnomedMap = None,
     rule_pairs: RulePairs = None,
+    context: Context = "own",
     interval: Interval = "percentile",
     seed: Seed = 0,
     overwrite: Overwrite = False,
@@ -128,7 +130,7 @@ def study(
         least,
         seed=seed,
         kind=_kind(interval),
-        case=_case_options(language, rule_pairs),
+        case=_case_options(language, rule_pairs, context),
     )
     ground, manifest = _ground(explanations, corpus, (tuple(measures or ()), method), (files, language))
     done = study_errors(each_explained(explanations, manifest, "reading"), ground, options)
@@ -158,12 +160,12 @@ def _kind(interval: str) -> Any:
     return interval
 
 
-def _case_options(language: str, rule_pairs: Path | None) -> Any:
+def _case_options(language: str, rule_pairs: Path | None, context: str) -> Any:
     from explain.cues import CaseOptions
     from explain.rule_pairs import built_in_rule_pairs, read_rule_pairs
 
     rules = built_in_rule_pairs() if rule_pairs is None else read_rule_pairs(rule_pairs)
-    return CaseOptions(language=language, rules=rules)
+    return CaseOptions(language=language, rules=rules, backend=context)
 
 
 def _ground(
@@ -231,6 +233,7 @@ def _settings(options: StudyOptions, asked: _Masking, measures: list[Path], corp
         "seed": options.seed,
         "interval": f"95 %, {options.kind}, over admissions",
         "language": options.case.language,
+        "context": options.case.backend,
         "rule_pairs": len(options.case.rules),
         "measures": [str(folder) for folder in measures],
         "corpus": str(corpus),

@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hilat.cli.console import emit_json, number, out, progress
-from hilat.cli.options import CorpusFolder, Json, Language, Overwrite, RulePairs, Seed, SnomedMap, Synonyms, Umls
+from hilat.cli.options import (
+    Context,
+    CorpusFolder,
+    Json,
+    Language,
+    Overwrite,
+    RulePairs,
+    Seed,
+    SnomedMap,
+    Synonyms,
+    Umls,
+)
 
 if TYPE_CHECKING:
     from hilat.admissions import CodeBook
@@ -20,13 +31,15 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class ReportPlan:
     """What to write besides the pages' attention. admissions: as for --admissions; measures: folders of measures;
-    synonyms: files by kind ("synonyms", "umls", "snomed_map"); text: False for pages without note text."""
+    synonyms: files by kind ("synonyms", "umls", "snomed_map"); context: of explain.cues.BACKENDS; text: False for pages
+    without note text."""
 
     admissions: str | None = None
     measures: tuple[Path, ...] = ()
     language: str = "en"
     synonyms: tuple[tuple[str, Path | None], ...] = ()
     rule_pairs: Path | None = None
+    context: str = "own"
     text: bool = True
     seed: int = 0
 
@@ -56,6 +69,7 @@ def report(
     umls: Umls = None,
     snomed_map: SnomedMap = None,
     rule_pairs: RulePairs = None,
+    context: Context = "own",
     seed: Seed = 0,
     overwrite: Overwrite = False,
     json: Json = False,
@@ -76,7 +90,7 @@ def report(
     manifest = read_manifest(explanations)
     data = read_corpus(corpus, splits=[manifest["split"]])
     files = (("synonyms", synonyms), ("umls", umls), ("snomed_map", snomed_map))
-    plan = ReportPlan(admissions, tuple(measures or ()), language, files, rule_pairs, not no_text, seed)
+    plan = ReportPlan(admissions, tuple(measures or ()), language, files, rule_pairs, context, not no_text, seed)
     index, count = write(explanations, data, out_folder, plan, overwrite=overwrite)
     if json:
         emit_json({"index": str(index), "pages": count})
@@ -114,7 +128,7 @@ def write(
     maker = PageMaker(
         known, book, label, int(manifest["chunks"]),
         keyword_sets(book, sources_of(book, None, dict(plan.synonyms), True, plan.language)),
-        CaseOptions(language=plan.language, rules=rules), read_measures(plan.measures, plan.seed),
+        CaseOptions(language=plan.language, rules=rules, backend=plan.context), read_measures(plan.measures, plan.seed),
     )  # fmt: skip
     total = len(ids) if ids is not None else int(manifest["admissions"])
     pages = (maker.page(one) for one in progress(read_explanations(explanations, ids), total, "writing pages"))

@@ -30,7 +30,15 @@ LINKED = (
     Link("96.71", "96.72", "rule pair", False, 3, "3 notes"),
 )
 PAGE = StudyPage(
-    "Errors", (("Split", "test"),), ("one error",), (LISTING,), LINKED, CASES, (("486", "Pneumonia"),), (("Seed", "0"),), synthetic=True
+    "Errors",
+    (("Split", "test"),),
+    ("one error",),
+    (LISTING,),
+    LINKED,
+    CASES,
+    (("486", "Pneumonia"),),
+    (("Seed", "0"),),
+    synthetic=True,
 )
 
 
