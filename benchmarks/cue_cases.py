@@ -28,6 +28,13 @@ VENTILATION = ("96.71", "96.72")
 DURATION = "duration of ventilation"
 OTHER_CODE = "evidence of another code"
 NOTHING = "nothing that was planted"
+# The cues by which a reader would learn of each cause.
+CUES_OF: dict[str, tuple[str, ...]] = {
+    **NAMES,
+    DURATION: ("sibling", "rule_pair"),
+    OTHER_CODE: ("sibling", "rule_pair"),
+    NOTHING: ("symptom_only",),
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.cue_cases import DURATION, NAMES, NOTHING, OTHER_CODE, Marked, caused, marked_passages
+from benchmarks.cue_cases import CUES_OF, NAMES, NOTHING, Marked, caused, marked_passages
 from benchmarks.planted import SHORTCUT, coder_of, corpus_of
 from explain.cases import find_cases
 from explain.cues import CONTEXTS, CaseOptions
@@ -105,11 +105,10 @@ def by_cause(marks: Sequence[Marked]) -> list[tuple[str, ...]]:
     false = [m for m in marks if m.outcome == "FP"]
     true = [m for m in marks if m.outcome == "TP" and m.kind == "evidence"]
     rows = []
-    for kind in (*NAMES, DURATION, OTHER_CODE):
+    for kind, cues in CUES_OF.items():
         of = [m for m in false if m.kind == kind]
         if not of:
             continue
-        cues = NAMES.get(kind, ("sibling", "rule_pair"))
         named = any_of(cues)
         fired = [m for m in false if named(m)]
         cells = (share(of, named), share(true, named), share(fired, lambda m, kind=kind: m.kind == kind))  # type: ignore[misc]

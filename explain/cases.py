@@ -129,7 +129,9 @@ def _case(note: _Note, i: int, keywords: KeywordSet, book: CodeBook, options: Ca
         float(one.thresholds[k]),
         passages,
         (
-            *context_cues(note.admission.text, passages, note.sentences, options.language, options.backend),
+            *context_cues(
+                note.admission.text, passages, note.sentences, options.language, options.backend, book.title(code)
+            ),
             *place_cues(note.admission.text, passages, note.sentences),
             *code_cues(code, outcome, book, (note.admission.codes, note.predicted), options.rules),
             *profile_cues(profile, passages, (bool(keywords.terms), bool(evidence.any()), unread), options),

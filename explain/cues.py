@@ -50,6 +50,8 @@ _DURATION = re.compile(
 _AGE = re.compile(
     r"(?:\b(?:aged?(?: of)?|mujer de|var[oó]n de|hombre de|paciente de|ni[ñn][oa] de|edad de|tiene)\s+)$", re.IGNORECASE
 )
+# Titles of codes for what is over: a mention in the past is what they ask for.
+_PAST_CODE = re.compile(r"\bhistory\b|\bold\b|\bstatus$|\bacquired absence\b|\bantecedentes?\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +114,12 @@ def context_cues(
     sentences: Sequence[tuple[int, int]],
     language: str = "en",
     backend: str = "own",
+    title: str = "",
 ) -> list[Cue]:
     """What governs the passages: the description words in the sentence of the peak or, where it has none, the peak word.
 
     Description words of the passage's other sentences do not count: what governs them is not where the explanation points.
+    title: of the code; one that is itself of the past ("Old myocardial infarction") has no cue "historical".
     """
     targets: list[tuple[int, tuple[int, int]]] = []
     for n, passage in enumerate(passages):
@@ -132,6 +136,8 @@ def context_cues(
     found: dict[tuple[str, int], Cue] = {}
     for (n, _), cues in zip(targets, governing, strict=True):
         for cue in cues:
+            if cue.kind == "historical" and _PAST_CODE.search(title):
+                continue
             found.setdefault((cue.kind, n), Cue(cue.kind, CUES[cue.kind], n, cue.start, cue.end))
     return list(found.values())
 

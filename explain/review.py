@@ -44,8 +44,8 @@ class Share:
 
     outcome: of the cases, "" for all. hits: may be fractional, where reviewers of a case differ. share: hits / n.
     low, high: Wilson's 95 % interval (Wilson 1927), which takes cases as independent; NaN with a reason where n is 0.
-    weighted: the share among all cases that were drawn from, percentile interval over admissions; missing: cases read
-    that are not of the sample.
+    weighted: the share among all cases that were drawn from, percentile interval over admissions, NaN with a reason where
+    all cases are alike; missing: cases read that are not of the sample.
     """
 
     name: str
@@ -230,6 +230,9 @@ def _weighted(hits: Mapping[Pair, float], weights: Mapping[Pair, float] | None, 
         why = "the sample is not known" if weights is None else "no case of the sample was read"
         return Interval(math.nan, math.nan, math.nan, 0, 0, missing, why)
     columns = np.array([[weight * hits[pair], weight] for pair, weight in known.items()])
+    if len(set(columns[:, 0] / columns[:, 1])) == 1:
+        why = "all cases alike: resampling them gives no spread"
+        return Interval(float(columns[0, 0] / columns[0, 1]), math.nan, math.nan, len(known), 0, missing, why)
     sums = sums_by_cluster(columns, [hadm_id for hadm_id, _ in known])
     found = interval(sums, mean_of, resamples=drawing[0], seed=drawing[1])
     return replace(found, n=len(known), missing=missing)

@@ -130,6 +130,26 @@ def test_a_past_date_makes_a_historical_cue_in_its_sentence_only() -> None:
     assert contexts(ended, "gout") == []  # a termination phrase ends it like any other
 
 
+@pytest.mark.parametrize(
+    ("title", "there"),
+    [
+        ("", True),
+        ("Old myocardial infarction", False),
+        ("Personal history of tobacco use", False),
+        ("Postsurgical aortocoronary bypass status", False),
+        ("Status asthmaticus", True),
+        ("Threshold", True),
+    ],
+)
+def test_a_code_of_the_past_is_not_doubted_for_it(title: str, there: bool) -> None:
+    text = "Prior MI. No prior stroke."
+    (at,) = [passage(text, "MI")]
+    kinds = [cue.kind for cue in context_cues(text, [at], sentences(text), title=title)]
+    assert kinds == (["historical"] if there else [])
+    kinds = [cue.kind for cue in context_cues(text, [passage(text, "stroke")], sentences(text), title=title)]
+    assert kinds == (["negated", "historical"] if there else ["negated"])
+
+
 # ---------------------------------------------------------------- place: section and duration
 
 

@@ -235,6 +235,17 @@ def test_shares_count_a_case_once_and_weights_lead_back_to_the_population() -> N
     assert plain.cues[0].weighted.reason == "the sample is not known"
 
 
+def test_a_weighted_share_of_cases_that_are_alike_has_no_interval() -> None:
+    """Resampling would give [1, 1]; Wilson's interval is there all the same."""
+    cases = {one.pair: one for one in (case("0"), case("1"))}
+    sample = [Drawn(str(n), "401.9", "FP", "A", 10, 2) for n in range(2)]
+    (cue,) = review([said("ab", str(n), "unclear", ["negated"]) for n in range(2)], cases, sample, resamples=50).cues
+    assert (cue.weighted.estimate, cue.weighted.n) == (1.0, 2)
+    assert math.isnan(cue.weighted.low)
+    assert cue.weighted.reason is not None
+    assert (cue.low, cue.high) == wilson(2, 2)
+
+
 def test_weights_of_what_was_read() -> None:
     sample = [Drawn(str(n), "c", "FP", "A", 12, 3) for n in range(3)]
     assert read_weights(sample, {("0", "c"), ("2", "c"), ("7", "c")}) == ({("0", "c"): 6.0, ("2", "c"): 6.0}, {})
