@@ -95,15 +95,15 @@ def render_study(page: StudyPage) -> str:
 
 
 def _cases(cases: Sequence[StudyCase]) -> Table:
-    with_text = any(case.passages for case in cases)
+    with_text, with_titles = any(case.passages for case in cases), any(case.title for case in cases)
     columns = (
-        Column("Admission", "link"), Column("Code", "text"), Column("Title", "text"), Column("Outcome", "text"),
-        Column("p", "real", "probability"), Column("Cues", "text"),
+        Column("Admission", "link"), Column("Code", "text"), *((Column("Title", "text"),) if with_titles else ()),
+        Column("Outcome", "text"), Column("p", "real", "probability"), Column("Cues", "text"),
         *((Column("Strongest passages", "lines"),) if with_text else ()),
     )  # fmt: skip
     cells = tuple(
-        ((c.hadm_id, c.address), c.code, c.title, _outcome(c), round(c.probability, 6), _listed(c.cues),
-         *(("\n".join(c.passages),) if with_text else ()))
+        ((c.hadm_id, c.address), c.code, *((c.title,) if with_titles else ()), _outcome(c), round(c.probability, 6),
+         _listed(c.cues), *(("\n".join(c.passages),) if with_text else ()))
         for c in cases
     )  # fmt: skip
     flags = {
