@@ -3,7 +3,7 @@
     python -m benchmarks.context_backends
 
 Needs medspaCy, which on Python 3.11 does not live beside hilat's other requirements. An environment of its own is enough:
-`python3 -m venv ms; ms/bin/pip install medspacy pyyaml` and, in the checkout, `ms/bin/python -m benchmarks.context_backends`.
+`python3 -m venv ms; ms/bin/pip install medspacy` and, in the checkout, `ms/bin/python -m benchmarks.context_backends`.
 The sentences were written for this comparison; [ ] marks the target.
 """
 
