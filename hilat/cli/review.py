@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -294,7 +295,7 @@ def _print(found: Review, blank: int) -> None:
         )
     notes = [f"no case was read of: {name} ({count} cases)" for name, count in found.unread_strata.items()]
     notes += [
-        f"no kappa of {a.first} and {a.second} on {a.what}: {a.kappa.reason}"
+        f"{'no interval of kappa' if math.isfinite(a.kappa.estimate) else 'no kappa'} of {a.first} and {a.second} on {a.what}: {a.kappa.reason}"
         for a in found.agreements
         if a.kappa.reason
     ]
