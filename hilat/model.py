@@ -22,7 +22,16 @@ from transformers.utils.generic import ModelOutput
 
 from hilat.admissions import HilatError
 from hilat.attention import ChunkAttention, CodeClassifier, TokenAttention, pool_chunks
-from hilat.encoders import UNUSED, first_line, load_encoder, not_finite, transformer_layers, xlnet_token_types
+from hilat.encoders import (
+    UNUSED,
+    first_line,
+    load_encoder,
+    new_encoder,
+    not_finite,
+    set_encoder_path,
+    transformer_layers,
+    xlnet_token_types,
+)
 from hilat.model_config import OFFSET_POSITIONS, SPECIAL_TOKENS, HilatConfig, longest_chunk
 
 __all__ = ["HilatConfig", "HilatModel", "HilatOutput", "build_model"]
@@ -61,7 +70,8 @@ class HilatModel(PreTrainedModel):  # type: ignore[no-untyped-call]
     def __init__(self, config: HilatConfig) -> None:
         super().__init__(config)
         width, codes = config.encoder.hidden_size, config.num_codes
-        self.encoder = AutoModel.from_config(config.encoder)  # type: ignore[no-untyped-call]
+        self.encoder = new_encoder(config.encoder)
+        set_encoder_path(self.encoder, config.fast_encoder)
         self.token_attention = TokenAttention(
             width, codes, config.chunks if config.token_attention == "per_chunk" else None
         )
@@ -348,5 +358,6 @@ def build_model(
         model = HilatModel(config)
     if pretrained is not None:
         model.encoder = pretrained
+        set_encoder_path(pretrained, config.fast_encoder)
         model.freeze()
     return model

@@ -36,6 +36,8 @@ class HilatConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     dropout: on the encoder's output, the chunk vectors and the document vectors.
     fine_tune: which encoder layers are trained: "all", "last" (ablation e; the head always is), "none".
     init_std: attention and classifier weights start as N(0, init_std).
+    fast_encoder: an XLNet's own forward pass in less time and memory (`hilat.encoders.xlnet`); False for transformers'.
+        The function is the same.
 
     Raises:
         HilatError: for a value outside these lists or ranges, or tokens beyond the encoder's positions.
@@ -55,6 +57,7 @@ class HilatConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     dropout: float = 0.1
     fine_tune: FineTune = "all"
     init_std: float = 0.03
+    fast_encoder: bool = True
 
     def __init__(
         self,
@@ -70,6 +73,7 @@ class HilatConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
         dropout: float = 0.1,
         fine_tune: FineTune = "all",
         init_std: float = 0.03,
+        fast_encoder: bool = True,
         **kwargs: Any,
     ) -> None:
         self.encoder = _encoder_config(encoder)
@@ -83,6 +87,7 @@ class HilatConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
         self.dropout = _in_range("dropout", dropout, 0.0, 1.0)
         self.fine_tune = _one_of("fine_tune", fine_tune, get_args(FineTune))
         self.init_std = _in_range("init_std", init_std, 0.0, float("inf"))
+        self.fast_encoder = _one_of("fast_encoder", fast_encoder, (True, False))
         limit = longest_chunk(self.encoder)
         if limit is not None and self.tokens > limit:
             raise HilatError(

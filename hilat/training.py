@@ -43,6 +43,7 @@ from hilat.building import (
 from hilat.cleaning import CleaningRules
 from hilat.coder import Coder, checked_device, save_coder
 from hilat.corpora import Corpus
+from hilat.encoders import encoder_path
 from hilat.encoding import ChunkLayout, EncodedDocument, collate, encode
 from hilat.files import read_json, write_json
 from hilat.metrics import evaluate_codes
@@ -206,6 +207,7 @@ def train(
         **run_record("train", settings.to_dict(), settings.seed),
         "corpus": {"source": corpus.source, "train": len(train_set), "val": len(val_set) if val_set else 0},
         "truncated": {"train_documents": truncated[0], "train_words": truncated[1]},
+        "encoder_path": encoder_path(model.encoder),
         "steps": trainer.state.global_step,
         "best": {"measure": settings.best, "value": trainer.state.best_metric, "step": trainer.state.best_global_step},
     }

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from hilat.admissions import HilatError
+from hilat.encoders.xlnet import FastXLNetModel, plain_reason
 
 # Encoder parameters that this model never uses: XLNet's mask embedding, and the poolers of BERT and kin.
 UNUSED = ("mask_emb", "pooler.")
@@ -21,7 +23,8 @@ def load_encoder(source: str | PathLike[str]) -> PreTrainedModel:
     """The encoder in that folder (or of that name), float32."""
     try:
         config = AutoConfig.from_pretrained(source)
-        encoder, info = AutoModel.from_pretrained(source, config=config, dtype=torch.float32, output_loading_info=True)
+        kind: Any = FastXLNetModel if config.model_type == "xlnet" else AutoModel
+        encoder, info = kind.from_pretrained(source, config=config, dtype=torch.float32, output_loading_info=True)
     except HilatError:
         raise
     except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
@@ -37,6 +40,30 @@ def load_encoder(source: str | PathLike[str]) -> PreTrainedModel:
         )
     loaded: PreTrainedModel = encoder
     return loaded
+
+
+def new_encoder(config: PreTrainedConfig) -> PreTrainedModel:
+    """An encoder of that kind with random weights; an XLNet is a `FastXLNetModel`."""
+    make: Any = FastXLNetModel._from_config if config.model_type == "xlnet" else AutoModel.from_config
+    encoder: PreTrainedModel = make(config)
+    return encoder
+
+
+def set_encoder_path(encoder: PreTrainedModel, fast: bool) -> None:
+    """Let an XLNet take the fast forward pass where it can, or always transformers' own; others have only that."""
+    if isinstance(encoder, FastXLNetModel):
+        encoder.path = "auto" if fast else "plain"
+
+
+def encoder_path(encoder: PreTrainedModel) -> str:
+    """How the encoder's forward pass is computed, in words, for the record of a run."""
+    if not isinstance(encoder, FastXLNetModel):
+        return f"transformers' {encoder.config.model_type}"
+    reason = plain_reason(encoder, {"use_mems": False})
+    if reason is not None:
+        return f"transformers' xlnet ({reason})"
+    blocks = encoder.path == "blocks" or (encoder.path == "auto" and encoder.device.type == "cpu")
+    return f"fast xlnet, {'attention in blocks of queries' if blocks else 'relative scores as a bias of sdpa'}"
 
 
 def xlnet_token_types(mask: Tensor) -> Tensor:
