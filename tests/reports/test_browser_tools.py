@@ -200,6 +200,16 @@ def test_a_verdict_is_kept_and_saved(opened: Open, address: str, full: ReportPag
     assert verdict["comment"] == 'a "comment", with <b> and \U0001f9ea'
 
 
+def test_the_page_itself_stays_when_its_panes_scroll(opened: Open, make_full_page: PageMaker, tmp_path: Path) -> None:
+    long = _file(make_full_page(TEXT + "dyspnea on exertion, no fever\n" * 300), tmp_path)
+    with opened(long) as tab:
+        for key in ("n", "n", "c", "v"):
+            tab.keyboard.press(key)
+        tab.evaluate("document.querySelectorAll('#note i')[600].scrollIntoView()")
+        assert tab.evaluate("document.documentElement.scrollHeight") == 900
+        assert tab.evaluate("document.querySelector('header').getBoundingClientRect().top") == 0
+
+
 def test_every_key_is_a_real_control_and_is_told(opened: Open, address: str) -> None:
     with opened(address) as tab:
         controls = tab.evaluate(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import html
 import re
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -76,18 +75,6 @@ def test_only_chunks_are_linked_inside_a_frame(page: ReportPage) -> None:
     links = [attributes["href"] for _, attributes in inside.elements if attributes.get("href")]
     assert links  # the script answers their clicks: a link itself would lead to the notebook's address
     assert all(re.fullmatch(r"#k\d+", str(link)) for link in links)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="the playwright package is not installed")
-    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if executable is None:
-        pytest.skip("no Chromium on this machine")
-    with api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox", "--disable-gpu"])
-        yield started
-        started.close()
 
 
 class Notebook:
