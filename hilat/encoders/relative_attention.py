@@ -20,10 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 QUERIES = 128  # of a block; 64 to 256 differ by a few per cent
 # Head-and-chunk pairs times queries times tokens of a block: its scores take 3 MB in float32, and stay in the cache.
 BLOCK_SCORES = 786_432
+_ALIGNED = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +101,12 @@ class Block:
 
     @property
     def relative(self) -> slice:
-        """The relative keys that the block needs, of those for i - j = T, T - 1, ..., 1 - T."""
-        return slice(self.tokens - self.t1 + 1, 2 * self.tokens - self.t0)
+        """The relative keys that the block needs, of those for i - j = T, T - 1, ..., 1 - T, and up to 15 more.
+
+        In sixteens: a product with 640 columns takes two thirds of the time of one with 639.
+        """
+        first, last = self.tokens - self.t1 + 1, 2 * self.tokens - self.t0
+        return slice(first, first + -(-(last - first) // _ALIGNED) * _ALIGNED)
 
     def queries(self, x: Tensor) -> Tensor:
         """The block's part (pairs, m, ...) of (H, B, T, ...)."""
@@ -164,6 +170,7 @@ class RelativeAttention(torch.autograd.Function):
         q, k: (H, B, T, E'), scores already divided by sqrt(E). v, q_r: (H, B, T, E). r: (H, 2T, E), for i - j = T, T - 1,
         ..., 1 - T. hidden: (B, T, T), 0 where query i sees key j, -inf where not. All contiguous, of one dtype.
         """
+        r = F.pad(r, (0, 0, 0, _ALIGNED - 1))  # (H, 2T + 15, E): the last block asks for some that no score needs
         ctx.save_for_backward(q, k, v, q_r, r, hidden)
         ctx.dropout = dropout
         mask = None if dropout is None else dropout.masks()
@@ -208,11 +215,11 @@ class RelativeAttention(torch.autograd.Function):
             to_q[here] = torch.bmm(to_scores, block.keys(k)).view(to_q[here].shape)
             block.keys(to_k).baddbmm_(to_scores.transpose(1, 2), block.queries(q))
 
-            n, m, w = block.h1 - block.h0, block.t1 - block.t0, block.tokens + block.t1 - block.t0 - 1
-            relative = to_scores.new_zeros((n, (block.b1 - block.b0) * m, w))
-            block.by_key(relative).copy_(to_scores)
             near = r[block.h0 : block.h1, block.relative]  # (heads, w, E)
+            n, w = near.shape[:2]
+            relative = to_scores.new_zeros((n, len(down) // n * down.shape[1], w))
+            block.by_key(relative).copy_(to_scores)
             to_q_r[here] = torch.bmm(relative, near).view(to_q_r[here].shape)
             asked = block.queries(q_r).reshape(n, -1, q_r.shape[-1])  # (heads, chunks * m, E)
             to_r[block.h0 : block.h1, block.relative].add_(torch.bmm(relative.transpose(1, 2), asked))
-        return to_q, to_k, to_v, to_q_r, to_r, None, None
+        return to_q, to_k, to_v, to_q_r, to_r[:, : 1 - _ALIGNED], None, None
