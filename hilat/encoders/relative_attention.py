@@ -220,6 +220,7 @@ class RelativeAttention(torch.autograd.Function):
             relative = to_scores.new_zeros((n, len(down) // n * down.shape[1], w))
             block.by_key(relative).copy_(to_scores)
             to_q_r[here] = torch.bmm(relative, near).view(to_q_r[here].shape)
-            asked = block.queries(q_r).reshape(n, -1, q_r.shape[-1])  # (heads, chunks * m, E)
-            to_r[block.h0 : block.h1, block.relative].add_(torch.bmm(relative.transpose(1, 2), asked))
+            if ctx.needs_input_grad[4]:
+                asked = block.queries(q_r).reshape(n, -1, q_r.shape[-1])  # (heads, chunks * m, E)
+                to_r[block.h0 : block.h1, block.relative].add_(torch.bmm(relative.transpose(1, 2), asked))
         return to_q, to_k, to_v, to_q_r, to_r[:, : 1 - _ALIGNED], None, None

@@ -202,6 +202,8 @@ def test_gradients_with_dropout(p: float, scores: int, monkeypatch: pytest.Monke
     noise = Dropout(p, (7, 1))
     run = RelativeAttention.apply
     assert torch.autograd.gradcheck(lambda *parts: run(*parts, None, noise), _parts())  # type: ignore[no-untyped-call]
+    *moving, r = _parts()
+    assert torch.autograd.gradcheck(lambda *parts: run(*parts, r.detach(), None, noise), moving)  # type: ignore[no-untyped-call]
     x = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: SeededDropout.apply(x, noise), (x,))  # type: ignore[no-untyped-call]
 
