@@ -103,13 +103,13 @@ def test_long_texts_are_cut_alike_in_windows() -> None:
 def test_it_is_fast() -> None:
     note = "He denies fever, has possible pneumonia of the (1) left base and no edema. " * 430  # 6,000 words
     for text in (note, "the patient with pneumonia and no fever " * 860):
-        began = time.perf_counter()
+        began = time.process_time()
         ranges = sentences(text)
-        assert time.perf_counter() - began < 3  # 0.2 s where this was written
+        assert time.process_time() - began < 3  # 0.2 s where this was written
         targets = [(at, at + 5) for at in range(0, len(text) - 10, len(text) // 50)][:50]
-        began = time.perf_counter()
+        began = time.process_time()
         context_of(text, targets, within=ranges)
-        assert time.perf_counter() - began < 1.5  # 0.003 s, and 0.1 s where all is one sentence
+        assert time.process_time() - began < 1.5  # 0.003 s, and 0.1 s where all is one sentence
 
 
 def test_pysbd_brings_no_warning_when_it_is_first_compiled(tmp_path: Path) -> None:

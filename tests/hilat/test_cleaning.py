@@ -354,6 +354,6 @@ def test_ten_thousand_words_take_little_time() -> None:
 
 
 def _seconds(text: str) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     clean(text)
-    return time.perf_counter() - start
+    return time.process_time() - start
