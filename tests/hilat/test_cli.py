@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
-import sys
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from hilat.cli import main
 from hilat.corpora.planted import PlantedSettings, make_planted
 
 CANARY = "zyxcanary"
@@ -24,41 +20,7 @@ COMMANDS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What a command said."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> object:
-        return json.loads(self.out)
-
-
-Run = Callable[..., Answer]
-
-
-@pytest.fixture(scope="module")
-def run() -> Run:
-    """Run a command in this process, as the script would."""
-
-    def go(*arguments: object, stdin: bytes = b"") -> Answer:
-        out, err = io.StringIO(), io.StringIO()
-        code = 0
-        with pytest.MonkeyPatch.context() as patched, warnings.catch_warnings():
-            patched.setattr(sys, "argv", ["hilat", *map(str, arguments)])
-            patched.setattr(sys, "stdout", out)
-            patched.setattr(sys, "stderr", err)
-            patched.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-            try:
-                main()
-            except SystemExit as stop:
-                code = int(stop.code or 0)
-        return Answer(code, out.getvalue(), err.getvalue())
-
-    return go
+Run = Callable[..., Any]  # of conftest.py
 
 
 @pytest.fixture(scope="module")

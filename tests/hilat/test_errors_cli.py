@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
-import logging
 import re
-import sys
-import warnings
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -20,7 +18,6 @@ from explain.masking import CONDITIONS
 from explain.result import defined
 from explain.rows import Row, write_rows
 from hilat.cleaning import CleaningRules
-from hilat.cli import main
 from hilat.coder import Coder, load_coder, save_coder
 from hilat.corpora import read_corpus, write_corpus
 from hilat.corpora.planted import PlantedSettings, make_planted
@@ -29,40 +26,11 @@ from hilat.model import build_model
 from hilat.vocabulary import train_sentencepiece
 
 CANARY = "zyxcanary"
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a command said: standard output, and standard error with every log line."""
-
-    code: int
-    out: str
-    err: str
-
-
-def run(*arguments: object) -> Answer:
-    """Run a command in this process, as the script would."""
-    out, err, logged = io.StringIO(), io.StringIO(), logging.StreamHandler(io.StringIO())
-    code, root = 0, logging.getLogger()
-    before = root.level
-    with pytest.MonkeyPatch.context() as patched, warnings.catch_warnings():
-        patched.setattr(sys, "argv", ["hilat", *map(str, arguments)])
-        patched.setattr(sys, "stdout", out)
-        patched.setattr(sys, "stderr", err)
-        root.addHandler(logged)
-        root.setLevel(logging.DEBUG)
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        finally:
-            root.removeHandler(logged)
-            root.setLevel(before)
-    return Answer(code, out.getvalue(), err.getvalue() + logged.stream.getvalue())
+Run = Callable[..., Any]  # of conftest.py
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
     """corpus, model (never trained, so that it errs), explain and faith of notes that hold a canary."""
     folder = tmp_path_factory.mktemp("errors")
     made = make_planted(PlantedSettings(seed=4, train=2, val=2, test=14))
@@ -96,7 +64,7 @@ def given(place: Path, *more: object) -> tuple[object, ...]:
     return ("errors", "study", "--explanations", place / "explain", "--corpus", place / "corpus", "--least", 2, *more)
 
 
-def test_a_study_with_everything(place: Path) -> None:
+def test_a_study_with_everything(place: Path, run: Run) -> None:
     out = place / "everything"
     answer = run(*given(place, "--out", out, "--measures", place / "faith", "--model", place / "model", "--masking", 6,
                         "--draws", 2, "--device", "cpu", "--seed", 3))  # fmt: skip
@@ -124,7 +92,7 @@ def test_a_study_with_everything(place: Path) -> None:
         assert CANARY not in kept.lower(), file.name
 
 
-def test_the_masking_test_agrees_with_the_model(place: Path) -> None:
+def test_the_masking_test_agrees_with_the_model(place: Path, run: Run) -> None:
     """The drop without the strongest words, by masking their tokens by hand and reading the note again."""
     out = place / "masked"
     answer = run(
@@ -160,7 +128,7 @@ def test_the_masking_test_agrees_with_the_model(place: Path) -> None:
         assert row["flips"] == float(after < 0.5)
 
 
-def test_json_is_the_summary_and_outcomes_choose_the_cases(place: Path) -> None:
+def test_json_is_the_summary_and_outcomes_choose_the_cases(place: Path, run: Run) -> None:
     answer = run(*given(place, "--json", "--outcomes", "FP,weak", "--out", place / "some", "--interval", "bca"))
     assert answer.code == 0, answer.err
     said = json.loads(answer.out)
@@ -186,14 +154,14 @@ def test_json_is_the_summary_and_outcomes_choose_the_cases(place: Path) -> None:
         (("--rule-pairs", "nowhere"), "nowhere cannot be read"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_said_in_one_sentence(place: Path, more: tuple[object, ...], message: str) -> None:
+def test_what_is_wrong_is_said_in_one_sentence(place: Path, more: tuple[object, ...], message: str, run: Run) -> None:
     answer = run(*given(place, *more))
     assert answer.code == 1
     assert message in answer.err
     assert answer.out == ""
 
 
-def test_a_folder_that_exists_and_another_model_are_refused(place: Path) -> None:
+def test_a_folder_that_exists_and_another_model_are_refused(place: Path, run: Run) -> None:
     (place / "there").mkdir(exist_ok=True)
     answer = run(*given(place, "--out", place / "there"))
     assert answer.code == 1
@@ -204,14 +172,14 @@ def test_a_folder_that_exists_and_another_model_are_refused(place: Path) -> None
     assert run(*given(place, "--out", place / "there", "--overwrite")).code == 0
 
 
-def test_help_names_what_the_command_needs() -> None:
+def test_help_names_what_the_command_needs(run: Run) -> None:
     answer = run("errors", "study", "--help")
     assert answer.code == 0
     for option in ("--explanations", "--corpus", "--model", "--masking", "--measures", "--outcomes", "--rule-pairs"):
         assert option in answer.out
 
 
-def test_the_page_shows_every_error_and_links_to_the_admissions(place: Path) -> None:
+def test_the_page_shows_every_error_and_links_to_the_admissions(place: Path, run: Run) -> None:
     pages = place / "pages"
     answer = run("report", "--explanations", place / "explain", "--corpus", place / "corpus", "--out", pages)
     assert answer.code == 0, answer.err

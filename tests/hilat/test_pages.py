@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
-import logging
 import math
 import re
-import sys
-import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +21,6 @@ from explain.result import defined, undefined
 from explain.rows import Curve, Row, summarise, write_curves, write_rows
 from hilat.admissions import HilatError
 from hilat.cleaning import CleaningRules
-from hilat.cli import main
 from hilat.cli.pages import chosen_ids, mean_curves, numbered, read_measures
 from hilat.coder import Coder, save_coder
 from hilat.corpora import read_corpus, write_corpus
@@ -36,6 +32,7 @@ from hilat.vocabulary import train_sentencepiece
 from reports.page import CodeView, ReportPage
 
 CANARY = "zyxcanary"
+Run = Callable[..., Any]  # of conftest.py
 
 
 # --- which admissions
@@ -235,37 +232,8 @@ def test_pages_without_text_are_numbered() -> None:
 # --- the command
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What a command said, logs included."""
-
-    code: int
-    said: str
-
-
-def run(*arguments: object) -> Answer:
-    """Run a command in this process, as the script would, and keep standard output, standard error and every log line."""
-    out, logged = io.StringIO(), logging.StreamHandler(io.StringIO())
-    code, root = 0, logging.getLogger()
-    before = root.level
-    with pytest.MonkeyPatch.context() as patched, warnings.catch_warnings():
-        patched.setattr(sys, "argv", ["hilat", *map(str, arguments)])
-        patched.setattr(sys, "stdout", out)
-        patched.setattr(sys, "stderr", out)
-        root.addHandler(logged)
-        root.setLevel(logging.DEBUG)
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        finally:
-            root.removeHandler(logged)
-            root.setLevel(before)
-    return Answer(code, out.getvalue() + logged.stream.getvalue())
-
-
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
     """corpus, model (never trained), explain and measures of notes that hold a canary."""
     folder = tmp_path_factory.mktemp("pages")
     made = make_planted(PlantedSettings(seed=4, train=2, val=2, test=5))
@@ -306,7 +274,7 @@ def notes_of(place: Path) -> Sequence[str]:
     return [a.text for a in read_corpus(place / "corpus", splits=["test"]).admissions]
 
 
-def test_measures_reach_pages_and_index_and_the_canary_only_them(place: Path) -> None:
+def test_measures_reach_pages_and_index_and_the_canary_only_them(place: Path, run: Run) -> None:
     answer = run(*given(place, "pages"), "--measures", place / "faith", "--overwrite")
     assert answer.code == 0, answer.said
     assert CANARY not in answer.said.lower()
@@ -339,7 +307,7 @@ def test_measures_reach_pages_and_index_and_the_canary_only_them(place: Path) ->
                 assert value == (None if wanted is None or math.isnan(wanted) else pytest.approx(wanted, abs=1e-5))
 
 
-def test_without_text_no_word_of_a_note_is_in_any_file(place: Path) -> None:
+def test_without_text_no_word_of_a_note_is_in_any_file(place: Path, run: Run) -> None:
     ids = [a.hadm_id for a in read_corpus(place / "corpus", splits=["test"]).admissions]
     answer = run(*given(place, "bare"), "--no-text", "--measures", place / "faith", "--admissions", ",".join(ids))
     assert answer.code == 0, answer.said
@@ -366,7 +334,7 @@ def test_without_text_no_word_of_a_note_is_in_any_file(place: Path) -> None:
     assert CANARY not in answer.said.lower()
 
 
-def test_only_the_chosen_admissions_get_pages(place: Path) -> None:
+def test_only_the_chosen_admissions_get_pages(place: Path, run: Run) -> None:
     counts = outcomes(place / "explain")
     order = list(counts)
     wanted = sorted(order, key=lambda name: (-counts[name][1], order.index(name)))[:2]
@@ -387,7 +355,9 @@ def test_only_the_chosen_admissions_get_pages(place: Path) -> None:
         (("--language", "tlh"), "cannot be in language"),
     ],
 )
-def test_what_is_wrong_is_answered_and_nothing_is_written(place: Path, more: tuple[str, ...], words: str) -> None:
+def test_what_is_wrong_is_answered_and_nothing_is_written(
+    place: Path, more: tuple[str, ...], words: str, run: Run
+) -> None:
     answer = run(*given(place, "none"), *more)
     assert answer.code == 1
     assert words in " ".join(answer.said.split())
@@ -397,7 +367,7 @@ def test_what_is_wrong_is_answered_and_nothing_is_written(place: Path, more: tup
 
 
 def test_a_failure_in_the_middle_of_a_page_says_nothing_of_the_note(
-    place: Path, monkeypatch: pytest.MonkeyPatch
+    place: Path, monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
     """A page that cannot be built (spans outside of the text) is told by its admission."""
     plain = reports.maker.Reading

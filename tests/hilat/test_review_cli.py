@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
-import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -19,7 +17,6 @@ from explain.cues import Cue, Passage
 from explain.error_profile import PROFILE
 from explain.error_tables import write_cases
 from hilat.admissions import Admission, CodeBook
-from hilat.cli import main
 from hilat.corpora import write_corpus
 
 CANARY = "zyxcanary"
@@ -28,20 +25,12 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run() -> Run:
-    """Run a command in this process, as the script would: exit code, output, errors."""
+def errors(run: Callable[..., Any]) -> Run:
+    """Run a command of `hilat errors`: exit code, output, errors."""
 
     def go(*arguments: object) -> tuple[int, str, str]:
-        out, err, code = io.StringIO(), io.StringIO(), 0
-        with pytest.MonkeyPatch.context() as patched, warnings.catch_warnings():
-            patched.setattr(sys, "argv", ["hilat", "errors", *map(str, arguments)])
-            patched.setattr(sys, "stdout", out)
-            patched.setattr(sys, "stderr", err)
-            try:
-                main()
-            except SystemExit as stop:
-                code = int(stop.code or 0)
-        return code, out.getvalue(), err.getvalue()
+        answer = run("errors", *arguments)
+        return answer.code, answer.out, answer.err
 
     return go
 
@@ -78,9 +67,9 @@ def fill(path: Path, verdict: str, cues: str) -> None:
         writer.writerows({**row, "verdict": verdict, "cues": cues} for row in rows)
 
 
-def test_from_study_to_summary(run: Run, place: Path) -> None:
+def test_from_study_to_summary(errors: Run, place: Path) -> None:
     asked = ("--study", place / "study", "--out", place / "t", "--n", 8, "--reviewers", "ab,cd", "--overlap", 0.5)
-    code, out, err = run("sample", *asked, "--pages", place / "pages", "--json")
+    code, out, err = errors("sample", *asked, "--pages", place / "pages", "--json")
     assert (code, err) == (0, "")
     said = json.loads(out)
     assert said["drawn"] == 8
@@ -94,7 +83,7 @@ def test_from_study_to_summary(run: Run, place: Path) -> None:
     fill(place / "t" / "triage-ab.csv", "model error", "all")
     fill(place / "t" / "triage-cd.csv", "coder omission", "none")
     merged = ("merge", place / "t", "--study", place / "study", "--sample", place / "t")
-    code, out, err = run(*merged, "--out", place / "m", "--json")
+    code, out, err = errors(*merged, "--out", place / "m", "--json")
     assert (code, err) == (0, "")
     summary = json.loads(out)
     assert summary == json.loads((place / "m" / "summary.json").read_text())
@@ -106,26 +95,26 @@ def test_from_study_to_summary(run: Run, place: Path) -> None:
     rows = pq.read_table(place / "m" / "verdicts.parquet")
     assert rows.num_rows == 12
     assert set(np.unique(rows["weight"].to_numpy())) == {1.5}
-    code, out, _ = run(*merged)
+    code, out, _ = errors(*merged)
     assert code == 0
     assert "Agreement of reviewers" in out
 
 
-def test_text_is_in_the_tables_only_when_asked_for(run: Run, place: Path) -> None:
+def test_text_is_in_the_tables_only_when_asked_for(errors: Run, place: Path) -> None:
     asked = ("sample", "--study", place / "study", "--corpus", place / "corpus", "--n", 4)
-    code, out, err = run(*asked, "--out", place / "with")
+    code, out, err = errors(*asked, "--out", place / "with")
     assert code == 0
     assert CANARY not in out + err
     table = (place / "with" / "triage-reviewer.csv").read_text(encoding="utf-8-sig")
     assert f"»No {CANARY}«" in table
     assert "Hypertension" in table
     assert (place / "with" / "README-PHI.txt").exists()
-    assert run(*asked, "--out", place / "without", "--no-text")[0] == 0
+    assert errors(*asked, "--out", place / "without", "--no-text")[0] == 0
     assert not any(CANARY.encode() in path.read_bytes() for path in (place / "without").iterdir())
     assert "Hypertension" in (place / "without" / "triage-reviewer.csv").read_text(encoding="utf-8-sig")
 
 
-def test_what_does_not_fit_is_one_sentence(run: Run, place: Path) -> None:
+def test_what_does_not_fit_is_one_sentence(errors: Run, place: Path) -> None:
     study = ("--study", place / "study")
     for arguments, says in (
         (("sample", "--study", place, "--out", place / "x"), "hilat errors study"),
@@ -137,14 +126,14 @@ def test_what_does_not_fit_is_one_sentence(run: Run, place: Path) -> None:
         (("merge", place / "pages", *study), "no triage"),
         (("merge", place / "pages", *study, "--out", place / "corpus"), "--overwrite"),
     ):
-        code, _, err = run(*arguments)
+        code, _, err = errors(*arguments)
         assert code == 1, arguments
         assert says in " ".join(err.split()), err
     assert not (place / "x").exists()
     write_corpus(place / "other", [Admission("10", "No.", ("401.9",), split="test")], BOOK, source="table", notes={})
-    code, _, err = run("sample", *study, "--out", place / "x", "--corpus", place / "other")
+    code, _, err = errors("sample", *study, "--out", place / "x", "--corpus", place / "other")
     assert code == 1
     assert "as it was studied" in err
-    assert run("sample", *study, "--out", place / "t", "--n", 3)[0] == 0
-    code, _, err = run("merge", place / "t", *study)
+    assert errors("sample", *study, "--out", place / "t", "--n", 3)[0] == 0
+    code, _, err = errors("merge", place / "t", *study)
     assert (code, "hold no judgement" in err) == (1, True)
