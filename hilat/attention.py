@@ -2,7 +2,8 @@
 
 Axis letters: B documents, C chunks, T tokens, K codes, D width, N chunks that were encoded (of all documents).
 Nothing here loops over codes. The published head does, and the backward pass of each of its slices fills a whole
-tensor with zeros: time that grows with the square of the number of codes.
+tensor with zeros: time that grows with the square of the number of codes. For many codes `hilat.head_blocks` computes the
+same from the same parameters.
 """
 
 from __future__ import annotations
@@ -47,15 +48,21 @@ class TokenAttention(nn.Module):
         hidden: (N, T, D), all first chunks, then all second chunks, and so on. mask: (N, T) bool, or None.
         chunk_counts: how many of the N are first chunks, second chunks, ...; only attention per chunk needs it.
         """
-        if self.projection.dim() == 2:
-            scores = F.linear(torch.tanh(F.linear(hidden, self.projection)), self.labels)  # (N, T, K)
+        states = self.states(hidden, chunk_counts)
+        if self.labels.dim() == 2:
+            scores = F.linear(states, self.labels)  # (N, T, K)
         else:
-            parts = zip(
-                torch.split(hidden, list(chunk_counts)), self.projection.unbind(0), self.labels.unbind(0), strict=True
-            )
-            scores = torch.cat([F.linear(torch.tanh(F.linear(h, w)), u) for h, w, u in parts])  # (N, T, K)
+            parts = zip(torch.split(states, list(chunk_counts)), self.labels.unbind(0), strict=True)
+            scores = torch.cat([F.linear(z, u) for z, u in parts])  # (N, T, K)
         weights = masked_softmax(scores.transpose(1, 2), None if mask is None else mask[:, None, :])  # (N, K, T)
         return weights.to(hidden.dtype) @ hidden, weights  # (N, K, D)
+
+    def states(self, hidden: Tensor, chunk_counts: Sequence[int]) -> Tensor:
+        """Z of equation 1, tanh(W h), (N, T, D): what all codes share. Arguments as above."""
+        if self.projection.dim() == 2:
+            return torch.tanh(F.linear(hidden, self.projection))
+        parts = zip(torch.split(hidden, list(chunk_counts)), self.projection.unbind(0), strict=True)
+        return torch.cat([torch.tanh(F.linear(h, w)) for h, w in parts])
 
 
 class ChunkAttention(nn.Module):

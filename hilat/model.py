@@ -5,7 +5,7 @@ Axis letters: B documents, C chunks, T tokens per chunk, K codes, D width, N chu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from os import PathLike
@@ -21,7 +21,7 @@ from transformers import initialization as init
 from transformers.utils.generic import ModelOutput
 
 from hilat.admissions import HilatError
-from hilat.attention import ChunkAttention, CodeClassifier, TokenAttention, pool_chunks
+from hilat.attention import ChunkAttention, CodeClassifier, TokenAttention
 from hilat.encoders import (
     UNUSED,
     first_line,
@@ -32,6 +32,8 @@ from hilat.encoders import (
     transformer_layers,
     xlnet_token_types,
 )
+from hilat.head import Asked, Head, HeadOutput, block_size, blocked, in_blocks, plain
+from hilat.head_blocks import Rows
 from hilat.model_config import OFFSET_POSITIONS, SPECIAL_TOKENS, HilatConfig, longest_chunk
 
 __all__ = ["HilatConfig", "HilatModel", "HilatOutput", "build_model"]
@@ -180,6 +182,7 @@ class HilatModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         labels: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         output_attentions: bool = False,
+        attention_codes: Sequence[int] | None = None,
     ) -> HilatOutput:
         """Logits, the loss when labels are given, and the attentions when asked for.
 
@@ -188,6 +191,10 @@ class HilatModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         inputs_embeds: (B, C, T, D) word embeddings instead of input_ids.
         labels: (B, K) of 0 and 1. The loss is the mean over documents and codes, as in the published code;
             equation 9 is the sum over codes: K times this.
+        attention_codes: columns whose token attention is wanted, in this order, instead of all K (which take
+            B x K x C x T numbers); chunk attention comes for all. Only with output_attentions.
+
+        Many codes are computed in blocks (`hilat.head`), where the attentions are not asked for with gradients.
 
         Unless `attend_padding`: padding takes no attention, and an empty chunk (no token but its two special ones) is
         not even encoded and takes none. A document without any text keeps its first chunk. Padding beyond the longest
@@ -208,28 +215,49 @@ class HilatModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         inputs = {name: values.flatten(0, 1)[rows] for name, values in inputs.items()}
         hidden = self.dropout(self.encode_chunks(inputs))  # (N, T', D)
 
-        seen = None if self.config.attend_padding else inputs["attention_mask"].bool()
         column = rows % chunks  # which chunk of its document each row is
-        counts = torch.bincount(column, minlength=chunks).tolist()
-        vectors, token_weights = self.token_attention(hidden, seen, counts)  # (N, K, D), (N, K, T')
-        place = (torch.div(rows, chunks, rounding_mode="floor"), column)
-        stacked = vectors.new_zeros((documents, chunks, *vectors.shape[1:])).index_put(place, vectors)  # (B, C, K, D)
-        stacked = self.dropout(stacked.transpose(1, 2))  # (B, K, C, D)
+        placed = Rows(
+            document=torch.div(rows, chunks, rounding_mode="floor"),
+            column=column,
+            counts=tuple(torch.bincount(column, minlength=chunks).tolist()),
+            documents=documents,
+            seen=None if self.config.attend_padding else inputs["attention_mask"].bool(),
+        )
+        asked = Asked(labels, output_attentions, self._attention_codes(attention_codes))
+        if labels is not None:
+            self._check_labels(labels, documents)
+        found = self._apply_head(hidden, placed, keep, asked)
 
-        if self.chunk_attention is not None:
-            pooled, chunk_weights = self.chunk_attention(stacked, keep)
-        else:
-            pooled, chunk_weights = pool_chunks(stacked, keep, self.config.chunk_attention)  # type: ignore[arg-type]
-        logits = self.classifier(self.dropout(pooled))  # (B, K)
-
-        output = HilatOutput(loss=None if labels is None else self._loss(logits, labels), logits=logits)
-        if output_attentions:
-            padded = F.pad(token_weights, (0, tokens - token_weights.shape[-1]))  # (N, K, T)
-            full = padded.new_zeros((documents, chunks, *padded.shape[1:])).index_put(place, padded)  # (B, C, K, T)
-            output["token_attention"] = full.transpose(1, 2)  # (B, K, C, T)
-            if chunk_weights is not None:
-                output["chunk_attention"] = chunk_weights
+        loss = self._loss(found.logits, labels) if found.loss is None and labels is not None else found.loss
+        output = HilatOutput(loss=loss, logits=found.logits)
+        if found.token_weights is not None:
+            padded = F.pad(found.token_weights, (0, tokens - hidden.shape[1]))  # (N, K, T)
+            output["token_attention"] = placed.place(padded, 0.0).transpose(1, 2)  # (B, K, C, T)
+            if found.chunk_weights is not None:
+                output["chunk_attention"] = found.chunk_weights
         return output
+
+    def _apply_head(self, hidden: Tensor, rows: Rows, keep: Tensor | None, asked: Asked) -> HeadOutput:
+        head = Head(
+            self.token_attention, self.chunk_attention, self.classifier, self.dropout, self.config.chunk_attention
+        )
+        chunks, tokens, width = hidden.shape
+        block = block_size(chunks, tokens, width, self.config.code_block)
+        if in_blocks(head, block, asked):
+            return blocked(head, hidden, rows, block, asked)
+        return plain(head, hidden, rows, keep, asked)
+
+    def _attention_codes(self, codes: Sequence[int] | None) -> Tensor | None:
+        """The columns as a tensor on the model's device."""
+        if codes is None:
+            return None
+        wrong = [k for k in codes if not 0 <= k < self.config.num_codes]
+        if wrong:
+            raise HilatError(
+                f"attention_codes has {wrong[:5]}; expected columns from 0 to {self.config.num_codes - 1}. "
+                "Take them from the model's own code book"
+            )
+        return torch.tensor(list(codes), dtype=torch.long, device=self.classifier.weight.device)
 
     def _chunks_to_encode(self, mask: Tensor) -> tuple[Tensor | None, Tensor]:
         """Which chunks take attention (B, C), None for all; and the flat indices b * C + c of those, chunk-major."""
@@ -322,12 +350,15 @@ class HilatModel(PreTrainedModel):  # type: ignore[no-untyped-call]
                     f"{config.encoder.vocab_size - 1}. Use the tokenizer that belongs to this model"
                 )
 
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        if labels.shape != logits.shape:
+    def _check_labels(self, labels: Tensor, documents: int) -> None:
+        expected = (documents, self.config.num_codes)
+        if labels.shape != expected:
             raise HilatError(
-                f"labels have shape {tuple(labels.shape)}; expected (B, K) = {tuple(logits.shape)}. "
+                f"labels have shape {tuple(labels.shape)}; expected (B, K) = {expected}. "
                 "Make them with the model's own code book"
             )
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         dtype = torch.promote_types(logits.dtype, torch.float32)
         return F.binary_cross_entropy_with_logits(logits.to(dtype), labels.to(dtype))
 

@@ -38,6 +38,7 @@ class HilatConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     init_std: attention and classifier weights start as N(0, init_std).
     fast_encoder: an XLNet's own forward pass in less time and memory (`hilat.encoders.xlnet`); False for transformers'.
         The function is the same.
+    code_block: the head computes so many codes at a time (`hilat.head_blocks`); None chooses by size. Again the same function.
 
     Raises:
         HilatError: for a value outside these lists or ranges, or tokens beyond the encoder's positions.
@@ -58,6 +59,7 @@ class HilatConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     fine_tune: FineTune = "all"
     init_std: float = 0.03
     fast_encoder: bool = True
+    code_block: int | None = None
 
     def __init__(
         self,
@@ -74,6 +76,7 @@ class HilatConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
         fine_tune: FineTune = "all",
         init_std: float = 0.03,
         fast_encoder: bool = True,
+        code_block: int | None = None,
         **kwargs: Any,
     ) -> None:
         self.encoder = _encoder_config(encoder)
@@ -88,6 +91,7 @@ class HilatConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
         self.fine_tune = _one_of("fine_tune", fine_tune, get_args(FineTune))
         self.init_std = _in_range("init_std", init_std, 0.0, float("inf"))
         self.fast_encoder = _one_of("fast_encoder", fast_encoder, (True, False))
+        self.code_block = None if code_block is None else _whole("code_block", code_block, 1)
         limit = longest_chunk(self.encoder)
         if limit is not None and self.tokens > limit:
             raise HilatError(
