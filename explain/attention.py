@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,9 +36,15 @@ def word_attention(
 
 
 def attend(
-    coder: Coder, admissions: Iterable[Admission | str], *, batch_size: int = 8
+    coder: Coder,
+    admissions: Iterable[Admission | str],
+    *,
+    batch_size: int = 8,
+    columns: Sequence[int] | None = None,
 ) -> Iterator[tuple[Prediction, NDArray[np.float64], NDArray[np.float64]]]:
     """For each admission: the prediction, word attention (K, W) and the share outside (K,), for all codes at once.
+
+    columns: only these k codes, in this order, instead of all K; the prediction's token attention is theirs too.
 
     Raises:
         HilatError: when the model has no chunk attention (it pools chunks), so that equation 10 is not defined.
@@ -48,9 +54,10 @@ def attend(
             f"the model pools chunks ({coder.model.config.chunk_attention}) and has no chunk attention; equation 10 "
             "needs one. Explain it with a gradient or perturbation method, or train with chunk_attention: shared"
         )
-    for prediction in predict(coder, admissions, batch_size=batch_size, attentions=True):
+    for prediction in predict(coder, admissions, batch_size=batch_size, attentions=True, attention_codes=columns):
         assert prediction.token_attention is not None
         assert prediction.chunk_attention is not None
-        tokens = global_token_attention(prediction.token_attention, prediction.chunk_attention)
+        chunks = prediction.chunk_attention if columns is None else prediction.chunk_attention[list(columns)]
+        tokens = global_token_attention(prediction.token_attention, chunks)
         words, outside = word_attention(tokens, prediction.document)
         yield prediction, words, outside

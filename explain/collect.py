@@ -67,9 +67,9 @@ def collect(
     checked_methods(methods)
     target = HilatTarget(coder)
     pooled = coder.model.config.chunk_attention not in ("shared", "per_code")
-    for admission, prediction in zip(
-        admissions, predict(coder, admissions, batch_size=batch_size, attentions=not pooled), strict=True
-    ):
+    # Chunk attention for the tables; token attention of the chosen codes only is the methods' own affair.
+    predictions = predict(coder, admissions, batch_size=batch_size, attentions=not pooled, attention_codes=())
+    for admission, prediction in zip(admissions, predictions, strict=True):
         gold = coder.code_book.targets([admission.codes])[0] > 0.5  # (K,)
         predicted = prediction.probabilities >= coder.thresholds  # (K,)
         columns = chosen_columns(choices, coder, predicted, gold)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from explain.attention import attend
 from hilat.admissions import CodeBook, HilatError
 from hilat.cleaning import CleaningRules
 from hilat.coder import CODER_FILE, Coder, checked_device, load_coder, predict, save_coder
@@ -53,6 +54,21 @@ def test_what_is_saved_comes_back(coder: Coder, tmp_path: Path) -> None:
 
 def test_the_batch_changes_nothing(coder: Coder) -> None:
     np.testing.assert_allclose(probabilities(coder, 1), probabilities(coder, 3), atol=1e-6)
+
+
+def test_token_attention_of_the_codes_asked_for(coder: Coder) -> None:
+    whole = list(predict(coder, NOTES, attentions=True))
+    for codes in ([1], [1, 0], ()):
+        for got, expected in zip(predict(coder, NOTES, attentions=True, attention_codes=codes), whole, strict=True):
+            assert got.token_attention is not None
+            assert expected.token_attention is not None
+            np.testing.assert_array_equal(got.token_attention, expected.token_attention[list(codes)])
+            np.testing.assert_array_equal(got.chunk_attention, expected.chunk_attention)
+    for (_, words, outside), (_, all_words, all_outside) in zip(
+        attend(coder, NOTES, columns=[1]), attend(coder, NOTES), strict=True
+    ):
+        np.testing.assert_array_equal(words, all_words[[1]])
+        np.testing.assert_array_equal(outside, all_outside[[1]])
 
 
 def test_nan_weights_are_refused(coder: Coder, tmp_path: Path) -> None:
