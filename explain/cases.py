@@ -15,7 +15,7 @@ from explain.keyword_rows import note_matches
 from explain.keywords import TIERS, KeywordMatches, KeywordSet
 from explain.rows import outcome_of
 from explain.sentences import sentences
-from explain.snippets import snippets, words_for_half
+from explain.snippets import breaks_of, snippets, words_for_half
 from explain.table import Explained
 from hilat.admissions import Admission, CodeBook, HilatError
 from hilat.sections import Section, find_sections
@@ -165,7 +165,7 @@ def _passages(
     total = float(scores.sum())
     starts = [section.start for section in sections]
     found = []
-    for s in snippets(scores, spans, count=count):
+    for s in snippets(scores, breaks_of(spans), count=count):
         here = slice(s.first, s.last + 1)
         runs = [(int(a), int(b)) for a, b in spans[here][keyword[here]]]
         peak = (int(spans[s.peak, 0]), int(spans[s.peak, 1]))

@@ -40,17 +40,25 @@ class Snippet:
     share: float
 
 
+def breaks_of(words: Sequence[tuple[int, int]] | NDArray[np.int64]) -> bytes:
+    """(W,): 1 for a word with more than 60 characters between it and the word before, 0 for the others."""
+    bounds = np.asarray(words, dtype=np.int64).reshape(-1, 2)
+    far = np.zeros(len(bounds), dtype=np.uint8)
+    far[1:] = bounds[1:, 0] - bounds[:-1, 1] > GAP
+    return far.tobytes()
+
+
 def snippets(
     scores: Sequence[float] | NDArray[np.float64],
-    words: Sequence[tuple[int, int]] | NDArray[np.int64],
+    breaks: bytes,
     *,
     count: int = 6,
     reach: int = 6,
 ) -> tuple[Snippet, ...]:
     """The strongest runs of up to 2 * reach + 1 words, disjoint, by falling peak; none for peaks too weak to be shown.
 
-    scores (W,) and words (W, 2), raw character ranges, both in the order of the text. A run stops at a gap of more than
-    60 characters, so that a snippet stays a phrase.
+    scores (W,) in the order of the text; breaks: `breaks_of` its words. A run stops at a break, so that a snippet stays a
+    phrase.
     """
     values = np.asarray(scores, dtype=np.float64)  # (W,)
     quantised, _ = quantise(values)
@@ -62,22 +70,26 @@ def snippets(
             break
         if used[peak]:
             continue
-        first = last = peak
-        while first > max(0, peak - reach) and not used[first - 1] and words[first][0] - words[first - 1][1] <= GAP:
-            first -= 1
-        limit = min(len(values) - 1, peak + reach)
-        while last < limit and not used[last + 1] and words[last + 1][0] - words[last][1] <= GAP:
-            last += 1
+        low, high = max(0, peak - reach), min(len(values), peak + reach + 1)
+        first = max(low, used.rfind(1, low, peak) + 1, breaks.rfind(1, low + 1, peak + 1))
+        last = min(_before(used.find(1, peak + 1, high), high), _before(breaks.find(1, peak + 1, high), high))
         used[first : last + 1] = b"\x01" * (last + 1 - first)
         out.append(Snippet(first, last, peak, float(values[first : last + 1].sum())))
     return tuple(out)
 
 
+def _before(found: int, end: int) -> int:
+    """The last place before what was found, or before the end where nothing was."""
+    return (found if found >= 0 else end) - 1
+
+
 def words_for_half(scores: Sequence[float] | NDArray[np.float64]) -> int:
     """The smallest number of words that hold half of the positive scores; 0 if there are none."""
-    values = np.sort(np.maximum(np.asarray(scores, dtype=np.float64), 0.0))[::-1]
-    total = values.sum()
-    if total <= 0.0:
+    values = np.maximum(np.asarray(scores, dtype=np.float64), 0.0)
+    half = 0.5 * values.sum() * (1 - 1e-9)  # so that the count does not depend on the last bit of the sum
+    if half <= 0.0:
         return 0
-    # The tolerance keeps the count from depending on the last bit of the sum.
-    return int(np.searchsorted(np.cumsum(values), 0.5 * total * (1 - 1e-9)) + 1)
+    few = len(values) - 256
+    if few > 0 and (top := np.partition(values, few)[few:]).sum() >= half:
+        values = top  # mostly these are enough, and need not all be sorted
+    return int(np.searchsorted(np.cumsum(np.sort(values)[::-1]), half) + 1)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from explain.snippets import snippets, strongest
+from explain.snippets import breaks_of, snippets, strongest
 from reports.highlight import touching
 from reports.page import CodeView, ReportPage
 
@@ -31,17 +31,19 @@ class PassageRow:
     evidence: bool
 
 
-def passage_rows(view: CodeView, page: ReportPage) -> tuple[PassageRow, ...]:
+def passage_rows(view: CodeView, page: ReportPage, breaks: bytes | None = None) -> tuple[PassageRow, ...]:
     """The union of each method's ten strongest passages: attention's first, in its order, then the others'.
 
-    A method's passage whose peak lies in one already listed is that one.
+    A method's passage whose peak lies in one already listed is that one. breaks: `breaks_of` the page's words, for who has
+    them already.
     """
+    breaks = breaks_of(page.words) if breaks is None else breaks
     methods = [np.asarray(view.scores, dtype=np.float64)] if view.scores else []
     methods += [np.maximum(np.asarray(layer.scores, dtype=np.float64), 0.0) for layer in view.layers]
     ranges: list[tuple[int, int, int]] = []
     for n, scores in enumerate(methods):
         count = LISTED if n == 0 and len(methods) == 1 else TOP
-        for s in snippets(scores, page.words, count=count):
+        for s in snippets(scores, breaks, count=count):
             if not any(first <= s.peak <= last for first, last, _ in ranges):
                 ranges.append((s.first, s.last, s.peak))
     by = [_places(scores, ranges, total=1.0 if n == 0 else float(scores.sum())) for n, scores in enumerate(methods)]
@@ -64,14 +66,18 @@ def _places(
     """
     if not ranges:
         return []
-    best = np.array([first + int(scores[first : last + 1].argmax()) for first, last, _ in ranges])  # (P,)
-    value = scores[best][:, None]  # (P, 1)
-    equal_before = (scores == value) & (np.arange(len(scores)) < best[:, None])  # (P, W)
-    ranks = 1 + np.count_nonzero(scores > value, axis=1) + np.count_nonzero(equal_before, axis=1)  # (P,)
-    up_to = np.concatenate([[0.0], np.cumsum(scores)])  # (W + 1,)
+    best = [first + int(scores[first : last + 1].argmax()) for first, last, _ in ranges]
+    ordered = np.sort(scores)
+    upto = np.searchsorted(ordered, scores[best], side="right")  # (P,): words of at most this score
+    ties = upto - np.searchsorted(ordered, scores[best], side="left")  # (P,)
+    ranks = [
+        1 + len(scores) - int(n) + (int(np.count_nonzero(scores[:w] == scores[w])) if tied > 1 else 0)
+        for w, n, tied in zip(best, upto, ties, strict=True)
+    ]
+    sums = np.concatenate([[0.0], np.cumsum(scores)])  # (W + 1,)
     bounds = np.array(ranges)  # (P, 3)
-    shares = (up_to[bounds[:, 1] + 1] - up_to[bounds[:, 0]]) / (total if total > 0 else 1.0)  # (P,)
-    return list(zip(ranks.tolist(), shares.tolist(), strict=True))
+    shares = (sums[bounds[:, 1] + 1] - sums[bounds[:, 0]]) / (total if total > 0 else 1.0)  # (P,)
+    return list(zip(ranks, shares.tolist(), strict=True))
 
 
 def overlap_at(view: CodeView, k: int = 20) -> Sequence[float]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from itertools import pairwise
+from operator import itemgetter
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -79,34 +79,37 @@ def note_html(page: ReportPage, first: CodeView | None, reasons: Sequence[str]) 
     that the page's script only ever changes classes. Chunk numbers are drawn by the style sheet and are not text.
     """
     text = page.text
-    role: dict[int, tuple[str, int]] = {s: ("i", w) for w, (s, _) in enumerate(page.words)}
-    role |= {s: ("u", reasons.index(reason)) for s, _, reason in page.unseen}
     inside = {(s, e) for v in page.codes for s, e, _ in (*v.evidence, *v.decoys, *v.notes.keywords)}
-    ends = dict(page.words) | {s: e for s, e, _ in page.unseen}
     covered = _coverage(sorted(inside), len(text))
-    words = _word_classes(first, len(page.words))
-    marks = chunk_marks(page.word_chunks)
     cuts = _cuts(page, inside)
     boxed = box_classes([] if first is None else boxes_of(first), cuts)
+    classes = _word_classes(first, len(page.words))
+    marks = {w: f" data-k={c + 1}" + (f" id=k{c + 1}" * new) for w, (c, new) in chunk_marks(page.word_chunks).items()}
+    marked = [(s, e, "i", classes[w], marks.get(w, "")) for w, (s, e) in enumerate(page.words)]
+    marked += [(s, e, "u", [f"r{reasons.index(reason)}"], "") for s, e, reason in page.unseen]
     out: list[str] = []
-    current, current_end = ("", 0), 0
-    for start, end in pairwise(cuts):
-        if start in role:
-            current, current_end = role[start], ends[start]
-        tag, number = current if start < current_end else ("b" if covered[start] else "", 0)
-        classes, extra = [f"r{number}"] if tag == "u" else [], ""
-        if tag == "i":
-            classes += words[number]
-            if start == page.words[number][0] and number in marks:
-                chunk, is_first = marks[number]
-                extra = f" data-k={chunk + 1}" + (f" id=k{chunk + 1}" if is_first else "")
-        if tag and start in boxed:
-            classes += boxed[start]
-        piece = text[start:end]
-        if _NEEDS_ESCAPE.search(piece):  # most pieces are words or a space
-            piece = str(escape(piece))
-        attribute = f' class="{" ".join(classes)}"' if classes else ""
-        out.append(f"<{tag}{attribute}{extra}>{piece}</{tag}>" if tag else piece)
+
+    def add(start: int, end: int, tag: str, named: Sequence[str], extra: str = "") -> None:
+        """One element, or bare text without a tag, for each piece between the cuts at start and end."""
+        while start < end:
+            stop = end if not inside else min(end, cuts[bisect_right(cuts, start)])
+            here = tag or ("b" if covered[start] else "")
+            piece = text[start:stop]
+            if _NEEDS_ESCAPE.search(piece):  # most pieces are words or a space
+                piece = str(escape(piece))
+            if here:
+                names = [*named, *boxed.get(start, ())]
+                attribute = f' class="{" ".join(names)}"' if names else ""
+                piece = f"<{here}{attribute}{extra}>{piece}</{here}>"
+            out.append(piece)
+            start, extra = stop, ""
+
+    at = 0
+    for start, end, tag, named, extra in sorted(marked, key=itemgetter(0)):
+        add(at, start, "", ())
+        add(start, end, tag, named, extra)
+        at = end
+    add(at, len(text), "", ())
     return Markup("".join(out))
 
 

@@ -16,7 +16,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from explain.snippets import quantise, words_for_half
+from explain.snippets import breaks_of, quantise, words_for_half
 from reports.compare import LISTED, PassageRow, passage_rows
 from reports.highlight import note_html, shade_levels, share_on, utf16_offsets
 from reports.page import OUTCOME_ORDER, CodeView, CueView, ReportPage
@@ -127,8 +127,9 @@ def _render(page: ReportPage, neighbours: Neighbours, plan: Detail) -> str:
     reasons = sorted({reason for _, _, reason in page.unseen})
     units = utf16_offsets(page.text)
     payloads, found = [], []
+    breaks = breaks_of(page.words)
     for view, shaded in zip(shown, with_scores, strict=True):
-        parts = passage_rows(view, page) if shaded else ()
+        parts = passage_rows(view, page, breaks) if shaded else ()
         found.append(parts)
         payloads.append(code_payload(view, page, parts, units, plan.words_per_code if shaded else 0))
     first_view = None if first is None else shown[first] if with_scores[first] else _unshaded(shown[first])

@@ -13,7 +13,7 @@ import pytest
 from explain.cases import FEATURES, Case, find_cases
 from explain.cues import CUES, CaseOptions
 from explain.keywords import KeywordSources, keyword_sets
-from explain.snippets import snippets
+from explain.snippets import breaks_of, snippets
 from explain.subject import WordScores
 from explain.table import Explained
 from hilat.admissions import Admission, CodeBook, EvidenceSpan, HilatError
@@ -81,7 +81,7 @@ def test_passages_are_the_strongest_runs_with_raw_offsets() -> None:
     one = explained({"584.9": {"kidney": 0.5, "failure": 0.3, "gout": 0.2}})
     case = the_case(one, admission(evidence=[("584.9", "kidney failure")]))
     spans = one.word_spans
-    expected = snippets(one.methods["attention"].scores[0], spans, count=3)
+    expected = snippets(one.methods["attention"].scores[0], breaks_of(spans), count=3)
     assert [(p.start, p.end) for p in case.passages] == [(spans[s.first, 0], spans[s.last, 1]) for s in expected]
     first, second = case.passages
     assert TEXT[slice(*first.peak)] == "kidney"

@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from explain.snippets import HIDE_BELOW, quantise, snippets, words_for_half
+from explain.snippets import breaks_of, HIDE_BELOW, quantise, snippets, words_for_half
 from reports.highlight import chunk_marks, note_html, shade_levels, share_on, utf16_offsets
 from reports.page import ReportPage
 from reports.render import asset
@@ -88,7 +88,7 @@ def test_words_for_half_against_dropping_one_by_one() -> None:
 def test_snippets_are_disjoint_around_falling_peaks(make_page: PageMaker) -> None:
     page = make_page(" ".join(f"w{i}a" for i in range(300)))
     view = page.codes[0]
-    found = snippets(view.scores, page.words)
+    found = snippets(view.scores, breaks_of(page.words))
     assert len(found) == 6
     assert found[0].peak == max(range(300), key=lambda w: view.scores[w])
     peaks = [view.scores[s.peak] for s in found]
@@ -102,7 +102,7 @@ def test_snippets_are_disjoint_around_falling_peaks(make_page: PageMaker) -> Non
 
 def test_a_snippet_stops_at_removed_text(make_page: PageMaker) -> None:
     page = make_page("one two " + "1 " * 50 + "three four")
-    for part in snippets(page.codes[0].scores, page.words):
+    for part in snippets(page.codes[0].scores, breaks_of(page.words)):
         assert {part.first, part.last} <= {0, 1} or {part.first, part.last} <= {2, 3}
 
 
