@@ -19,8 +19,8 @@ from hilat.encoders.relative_attention import Dropout
 from hilat.head_blocks import BlockedHead, HeadPlan, HeadTensors, Rows
 
 # Codes of a block: so many that its numbers, k x N x (T + 2D), are about this many; from so many codes to so many.
-_BLOCK_NUMBERS = 5_242_880
-_FEWEST, _MOST = 64, 256
+_BLOCK_NUMBERS = 2_621_440
+_FEWEST, _MOST = 64, 128
 
 
 @dataclass(frozen=True, slots=True)

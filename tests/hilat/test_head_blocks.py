@@ -263,7 +263,7 @@ def test_no_tensor_grows_with_codes_times_chunks(pooling: str) -> None:
 
 
 def test_blocks_follow_the_size() -> None:
-    assert block_size(10, 512, 768, None) == 256
+    assert block_size(10, 512, 768, None) == 128
     assert block_size(160, 512, 768, None) == 64
     assert block_size(10, 512, 768, 17) == 17
 
