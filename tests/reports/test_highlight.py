@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from explain.snippets import breaks_of, HIDE_BELOW, quantise, snippets, words_for_half
+from explain.snippets import HIDE_BELOW, breaks_of, quantise, snippets, words_for_half
 from reports.highlight import chunk_marks, note_html, shade_levels, share_on, utf16_offsets
 from reports.page import ReportPage
 from reports.render import asset
