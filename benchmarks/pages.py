@@ -95,6 +95,7 @@ def main() -> None:
         files = []
         for n, (name, words, codes, methods) in enumerate(CASES):
             page = invented_page(words, codes, methods)
+            html = render_page(page)  # the first page of a run also reads templates and style sheets
             times = []
             for _ in range(RUNS):
                 begun = time.perf_counter()
