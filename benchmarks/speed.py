@@ -15,19 +15,18 @@ process of its own (Linux), less that before the step, after a first step on sho
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import platform
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel, XLNetConfig, XLNetModel
 
+from benchmarks.measuring import cpu_medians, in_new_process, peak_megabytes
 from hilat.cli.console import quiet_libraries, say, table
 from hilat.encoders.xlnet import FastXLNetModel
 from hilat.files import write_json
@@ -125,15 +124,7 @@ def run(way: str, model: nn.Module, case: Case, tokens: int) -> Tensor:
 
 def times(case: Case) -> dict[str, float]:
     """Median CPU seconds of a step, by way; the ways take turns."""
-    steps = {way: step_of(way, case) for way in WAYS}
-    taken: dict[str, list[float]] = {way: [] for way in WAYS}
-    for i in range(case.runs + 1):
-        for way, step in steps.items():
-            start = time.process_time()
-            step(TOKENS)
-            if i > 0:
-                taken[way].append(time.process_time() - start)
-    return {way: median(values) for way, values in taken.items()}
+    return cpu_medians({way: partial(step_of(way, case), TOKENS) for way in WAYS}, case.runs)
 
 
 def kept_megabytes(way: str, case: Case) -> float:
@@ -154,30 +145,13 @@ def kept_megabytes(way: str, case: Case) -> float:
     return total / 1e6 / case.layers / case.chunks
 
 
-def peak_megabytes(way: str, case: Case) -> float | None:
-    """The step's highest resident memory above that before it, in MB, in a new process; None where this is not known."""
-    if not Path("/proc/self/clear_refs").exists():
-        return None
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        peak: float = pool.apply(_peak, (way, case))
-    return peak
-
-
 def _peak(way: str, case: Case) -> float:
+    """Of a process of its own: the step's peak memory."""
     quiet_libraries()
     torch.set_num_threads(1)
     step = step_of(way, case)
     step(16)
-    before = _status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the high-water mark starts again
-    step(TOKENS)
-    return (_status("VmHWM") - before) / 1e3
-
-
-def _status(name: str) -> float:
-    """A line of this process's status, in kB."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return float(next(line for line in lines if line.startswith(name)).split()[1]) * 1.024
+    return peak_megabytes(partial(step, TOKENS))
 
 
 def encoder(cases: tuple[Case, ...]) -> list[dict[str, Any]]:
@@ -189,7 +163,7 @@ def encoder(cases: tuple[Case, ...]) -> list[dict[str, Any]]:
         for way in WAYS:
             kept = None if case.kind == "forward" else kept_megabytes(way, case)
             row = {"case": case.name, "way": way, "seconds": taken[way], "ratio": taken[way] / taken["bert"]}
-            rows.append({**row, "kept_mb": kept, "peak_mb": peak_megabytes(way, case)})
+            rows.append({**row, "kept_mb": kept, "peak_mb": in_new_process(_peak, way, case)})
     return rows
 
 

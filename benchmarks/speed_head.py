@@ -18,11 +18,11 @@ with the gradients that the step returns. A step at 8 codes goes before, so that
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.measuring import cpu_medians, in_new_process, peak_megabytes
 from hilat.attention import ChunkAttention, CodeClassifier, TokenAttention
 from hilat.cli.console import quiet_libraries, say, table
 from hilat.files import write_json
@@ -147,43 +148,16 @@ def step_of(way: str, case: Case) -> Callable[[Inputs], Any]:
 def times(case: Case) -> dict[str, float]:
     """Median CPU seconds of a step, by way; the ways take turns."""
     given = inputs(case.codes, case)
-    taken: dict[str, list[float]] = {way: [] for way in case.ways}
-    for i in range(case.runs + 1):
-        for way in case.ways:
-            start = time.process_time()
-            step_of(way, case)(given)
-            if i > 0:
-                taken[way].append(time.process_time() - start)
-    return {way: median(values) for way, values in taken.items()}
-
-
-def peak_megabytes(way: str, case: Case) -> float | None:
-    """The step's highest resident memory above that before it, in MB (10^6 bytes), in a new process; None if unknown."""
-    if not Path("/proc/self/clear_refs").exists():
-        return None
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        peak: float = pool.apply(_peak, (way, case))
-    return peak
+    return cpu_medians({way: partial(step_of(way, case), given) for way in case.ways}, case.runs)
 
 
 def _peak(way: str, case: Case) -> float:
+    """Of a process of its own: the step's peak memory."""
     quiet_libraries()
     torch.set_num_threads(1)
     step = step_of(way, case)
     step(inputs(8, case))
-    given = inputs(case.codes, case)
-    before = _status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the high-water mark starts again
-    kept = step(given)
-    peak = (_status("VmHWM") - before) / 1e3
-    del kept
-    return peak
-
-
-def _status(name: str) -> float:
-    """A line of this process's status, in kB."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return float(next(line for line in lines if line.startswith(name)).split()[1]) * 1.024
+    return peak_megabytes(partial(step, inputs(case.codes, case)))
 
 
 def operations_per_second() -> float:
@@ -205,7 +179,7 @@ def measure(cases: tuple[Case, ...]) -> list[dict[str, Any]]:
         taken = times(case)
         for way in case.ways:
             row = {"case": case.name, "way": way, "seconds": taken[way], "ratio": taken[way] / taken["vectorised"]}
-            rows.append({**row, "peak_mb": peak_megabytes(way, case), "matrix_gflops": speed})
+            rows.append({**row, "peak_mb": in_new_process(_peak, way, case), "matrix_gflops": speed})
     return rows
 
 

@@ -1,0 +1,49 @@
+"""CPU time and memory of one step, as the benchmarks of speed measure them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+_CLEAR = Path("/proc/self/clear_refs")
+
+
+def cpu_medians(steps: Mapping[str, Callable[[], Any]], runs: int) -> dict[str, float]:
+    """Median CPU seconds of this process for each step; the steps take turns, and their first turn does not count."""
+    taken: dict[str, list[float]] = {way: [] for way in steps}
+    for i in range(runs + 1):
+        for way, step in steps.items():
+            start = time.process_time()
+            step()
+            if i > 0:
+                taken[way].append(time.process_time() - start)
+    return {way: median(values) for way, values in taken.items()}
+
+
+def in_new_process(measure: Callable[..., float], *arguments: object) -> float | None:
+    """What `measure` gives in a process of its own; None where resident memory is not told (outside Linux)."""
+    if not _CLEAR.exists():
+        return None
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        peak: float = pool.apply(measure, arguments)
+    return peak
+
+
+def peak_megabytes(step: Callable[[], Any]) -> float:
+    """The highest resident memory while `step` runs, with what it returns, above that before it, in MB (10^6 bytes)."""
+    before = _status("VmRSS")
+    _CLEAR.write_text("5", encoding="ascii")  # the high-water mark starts again
+    kept = step()
+    peak = (_status("VmHWM") - before) / 1e3
+    del kept
+    return peak
+
+
+def _status(name: str) -> float:
+    """A line of this process's status, in kB (10^3 bytes)."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return float(next(line for line in lines if line.startswith(name)).split()[1]) * 1.024
