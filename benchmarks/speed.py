@@ -1,203 +1,97 @@
-"""How long the parts of a HiLAT take, next to the plain way of computing the same.
+"""How long the parts of a HiLAT take, next to the plain way of computing the same: every ratio of the README, in one go.
 
-    python -m benchmarks.speed encoder [--quick] [--only forward] [--out speed.json]
+    OMP_NUM_THREADS=1 python -m benchmarks.speed [--quick] [--only NAME ...] [--out speed.json]
 
 All ways of one case take turns, one step each, on one thread; the numbers are medians of the CPU time of the process, on
 which other programs on the machine have little influence, and ratios of these medians. Steps are first repeated once
-without being counted. Weights are random: time does not depend on them.
+without being counted.
 
-encoder: XLNet (ours, transformers') and BERT (transformers', sdpa) of one size on chunks of 512 tokens, XLNet with the
-token types of HiLAT's chunks (0, and 2 for <cls>). A training step is forward, backward and AdamW. Memory: "kept" is what
-autograd holds for the backward pass beside parameters, per layer and chunk; "peak" is the highest resident memory of a
-process of its own (Linux), less that before the step, after a first step on short chunks.
+A part is a module in PARTS with
+
+    measure(quick: bool) -> list[dict]     numbers, in rows that can be written as JSON; quick: few runs, small cases
+    show(rows) -> None                     its own table on the screen
+    summary(rows) -> list[dict]            lines of the table at the end: "what", "plain" and "ours" (texts with units),
+                                           "ratio" (plain through ours: up is better), and "target" where there is one
+
+and steps measured by `benchmarks.measuring`. A new part is one import and one line in PARTS.
 """
 
 from __future__ import annotations
 
 import argparse
 import platform
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
-from transformers import BertConfig, BertModel, XLNetConfig, XLNetModel
+import transformers
 
-from benchmarks.measuring import cpu_medians, in_new_process, peak_megabytes
+from benchmarks import speed_encoder, speed_head
 from hilat.cli.console import quiet_libraries, say, table
-from hilat.encoders.xlnet import FastXLNetModel
 from hilat.files import write_json
 
-TOKENS, VOCABULARY = 512, 1000
-WAYS = ("bert", "xlnet fast", "xlnet transformers")
+Rows = list[dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class Case:
-    """One size and one kind of step. kind: "forward", "backward" (forward and backward), "training" (and AdamW)."""
+class Part(Protocol):
+    """What a module in PARTS has."""
 
-    kind: str
-    width: int
-    heads: int
-    layers: int
-    chunks: int
-    dropout: float
-    runs: int
+    def measure(self, quick: bool) -> Rows:
+        """Numbers in rows."""
 
-    @property
-    def name(self) -> str:
-        """The case in words."""
-        step = {"forward": "forward", "backward": "forward + backward", "training": "training step"}[self.kind]
-        return f"{step}, {self.layers} x {self.width}, {self.heads} heads, {self.chunks} chunks, dropout {self.dropout}"
+    def show(self, rows: Rows) -> None:
+        """Print them."""
+
+    def summary(self, rows: Rows) -> Rows:
+        """Lines of the last table."""
 
 
-CASES = (
-    Case("forward", 768, 12, 1, 4, 0.0, 9),
-    Case("backward", 768, 12, 1, 4, 0.0, 7),
-    Case("backward", 768, 12, 1, 4, 0.1, 7),
-    Case("forward", 256, 4, 4, 4, 0.0, 9),
-    Case("backward", 256, 4, 4, 4, 0.0, 7),
-    Case("training", 768, 12, 12, 4, 0.1, 2),
-)
+PARTS: Mapping[str, Part] = {
+    "encoder": speed_encoder,
+    "head": speed_head,
+}
 
 
-def make(way: str, case: Case) -> nn.Module:
-    """A model of that kind with random weights, in the mode that the case asks for."""
-    if way == "bert":
-        config = BertConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=case.width,
-            num_hidden_layers=case.layers,
-            num_attention_heads=case.heads,
-            intermediate_size=4 * case.width,
-            hidden_dropout_prob=case.dropout,
-            attention_probs_dropout_prob=case.dropout,
-        )
-        model: nn.Module = BertModel(config, add_pooling_layer=False)
-    else:
-        kind = FastXLNetModel if way == "xlnet fast" else XLNetModel
-        model = kind(
-            XLNetConfig(
-                vocab_size=VOCABULARY,
-                d_model=case.width,
-                n_layer=case.layers,
-                n_head=case.heads,
-                d_inner=4 * case.width,
-                dropout=case.dropout,
-            )
-        )
-    return model.train(case.kind != "forward")
+def machine() -> str:
+    """The processor, its threads in use, and the versions that matter, in one line."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    processor = next(named, platform.processor() or platform.machine())
+    return (
+        f"{processor}, {torch.get_num_threads()} thread(s), torch {torch.__version__}, "
+        f"transformers {transformers.__version__}"
+    )
 
 
-def step_of(way: str, case: Case) -> Callable[[int], None]:
-    """A function that takes one step of the case on chunks of so many tokens."""
-    torch.manual_seed(0)
-    model = make(way, case)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-5) if case.kind == "training" else None
-
-    def step(tokens: int) -> None:
-        with torch.set_grad_enabled(case.kind != "forward"):
-            output = run(way, model, case, tokens)
-            if case.kind != "forward":
-                torch.autograd.backward(output.mul(0.01).sum())
-        if optimiser is not None:
-            optimiser.step()
-        model.zero_grad()
-
-    return step
-
-
-def run(way: str, model: nn.Module, case: Case, tokens: int) -> Tensor:
-    """The model's output (B, T, D)."""
-    ids = torch.randint(0, VOCABULARY, (case.chunks, tokens), generator=torch.Generator().manual_seed(0))
-    given: dict[str, Any] = {"attention_mask": torch.ones_like(ids)}
-    if way != "bert":
-        types = torch.zeros_like(ids)
-        types[:, -1] = 2
-        given |= {"token_type_ids": types, "use_mems": False}
-    output: Tensor = model(ids, **given).last_hidden_state
-    return output
-
-
-def times(case: Case) -> dict[str, float]:
-    """Median CPU seconds of a step, by way; the ways take turns."""
-    return cpu_medians({way: partial(step_of(way, case), TOKENS) for way in WAYS}, case.runs)
-
-
-def kept_megabytes(way: str, case: Case) -> float:
-    """What autograd holds after the forward pass, per layer and chunk, in MB (10^6 bytes)."""
-    model = make(way, case)
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    held: dict[int, Any] = {}  # by address; the storages stay alive, so that no address comes twice
-
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            held[storage.data_ptr()] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        run(way, model, case, TOKENS)
-    total = sum(int(storage.nbytes()) for storage in held.values())
-    return total / 1e6 / case.layers / case.chunks
-
-
-def _peak(way: str, case: Case) -> float:
-    """Of a process of its own: the step's peak memory."""
-    quiet_libraries()
-    torch.set_num_threads(1)
-    step = step_of(way, case)
-    step(16)
-    return peak_megabytes(partial(step, TOKENS))
-
-
-def encoder(cases: tuple[Case, ...]) -> list[dict[str, Any]]:
-    """One row per case and way."""
-    rows = []
-    for case in cases:
-        say(case.name)
-        taken = times(case)
-        for way in WAYS:
-            kept = None if case.kind == "forward" else kept_megabytes(way, case)
-            row = {"case": case.name, "way": way, "seconds": taken[way], "ratio": taken[way] / taken["bert"]}
-            rows.append({**row, "kept_mb": kept, "peak_mb": in_new_process(_peak, way, case)})
-    return rows
-
-
-def show(rows: list[dict[str, Any]]) -> None:
-    """Print the rows as a table."""
-    columns = ("step", "way", "CPU ms", "x BERT", "kept MB / layer / chunk", "peak MB")
-    cells = []
-    for row in rows:
-        first = row["way"] == WAYS[0]
-        memory = ["–" if row[name] is None else f"{row[name]:.1f}" for name in ("kept_mb", "peak_mb")]
-        cells.append(
-            [row["case"] if first else "", row["way"], f"{1e3 * row['seconds']:.0f}", f"{row['ratio']:.2f}", *memory]
-        )
-    table(f"Encoders, one thread, {platform.machine()}, torch {torch.__version__}", columns, cells, left=2)
+def show_summary(lines: Rows) -> None:
+    """Print the ratios of all parts."""
+    cells = [
+        [line["what"], line["plain"], line["ours"], f"{line['ratio']:.2f}", line.get("target", "–")] for line in lines
+    ]
+    table(machine(), ("what", "plain", "ours", "ratio", "target"), cells)
 
 
 def main() -> None:
     """Measure what the command line asks for and print it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__.splitlines()[0])
-    parts = parser.add_subparsers(dest="part", required=True)
-    part = parts.add_parser("encoder", help="XLNet next to BERT")
-    part.add_argument("--quick", action="store_true", help="3 runs of each case")
-    part.add_argument("--only", default="", help="cases with this in their name, such as 'training'")
-    part.add_argument("--out", type=Path, help="write the rows there as JSON too")
+    parser.add_argument("--quick", action="store_true", help="few runs, small cases: a check, not a measurement")
+    parser.add_argument("--only", nargs="+", choices=tuple(PARTS), default=tuple(PARTS), help="these parts only")
+    parser.add_argument("--out", type=Path, help="write all rows there as JSON, after each part")
     asked = parser.parse_args()
     quiet_libraries()
     torch.set_num_threads(1)
-    cases = tuple(case for case in CASES if asked.only in case.name)
-    if asked.quick:
-        cases = tuple(replace(case, runs=min(3, case.runs)) for case in cases)
-    rows = encoder(cases)
-    show(rows)
-    if asked.out is not None:
-        write_json(asked.out, {"encoder": rows})
+    found: dict[str, Rows] = {}
+    lines: Rows = []
+    for name in asked.only:
+        say(name)
+        found[name] = PARTS[name].measure(asked.quick)
+        PARTS[name].show(found[name])
+        lines += PARTS[name].summary(found[name])
+        if asked.out is not None:
+            write_json(asked.out, {"machine": machine(), "quick": asked.quick, **found, "summary": lines})
+    show_summary(lines)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,4 @@
-"""How long the label-wise head takes, by the number of codes, and how much memory, in three ways of computing the same.
-
-    python -m benchmarks.speed_head [--quick] [--out speed_head.json]
+"""The label-wise head by the number of codes, in three ways of computing the same: a part of `benchmarks.speed`.
 
 One document of 10 chunks of 512 tokens, width 768, float32, random weights (time does not depend on them), no dropout
 unless said, one thread. A training step is the head's forward and backward pass with its loss: gradients of the hidden
@@ -17,13 +15,11 @@ with the gradients that the step returns. A step at 8 codes goes before, so that
 
 from __future__ import annotations
 
-import argparse
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -34,7 +30,6 @@ from torch.nn import functional as F
 from benchmarks.measuring import cpu_medians, in_new_process, peak_megabytes
 from hilat.attention import ChunkAttention, CodeClassifier, TokenAttention
 from hilat.cli.console import quiet_libraries, say, table
-from hilat.files import write_json
 from hilat.head import Asked, Head, block_size, blocked, plain
 from hilat.head_blocks import Rows
 
@@ -170,10 +165,10 @@ def operations_per_second() -> float:
     return median(found)
 
 
-def measure(cases: tuple[Case, ...]) -> list[dict[str, Any]]:
-    """One row per case and way."""
+def measure(quick: bool) -> list[dict[str, Any]]:
+    """One row per case and way; quick: one run of each, and no 8,929 codes."""
     rows = []
-    for case in cases:
+    for case in [replace(case, runs=1) for case in CASES if case.codes <= 2000] if quick else CASES:
         say(case.name)
         speed = operations_per_second()
         taken = times(case)
@@ -197,22 +192,19 @@ def show(rows: list[dict[str, Any]]) -> None:
     table(f"Label-wise head, one thread, {platform.machine()}, torch {torch.__version__}", columns, cells, left=2)
 
 
-def main() -> None:
-    """Measure what the command line asks for and print it."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed_head", description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one run of each, and no 8,929 codes")
-    parser.add_argument("--out", type=Path, help="write the rows there as JSON too")
-    asked = parser.parse_args()
-    quiet_libraries()
-    torch.set_num_threads(1)
-    cases: tuple[Case, ...] = CASES
-    if asked.quick:
-        cases = tuple(Case(**{**vars(case), "runs": 1}) for case in CASES if case.codes <= 2000)
-    rows = measure(cases)
-    show(rows)
-    if asked.out is not None:
-        write_json(asked.out, {"head": rows})
-
-
-if __name__ == "__main__":
-    main()
+def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Blocks against the published loop where that was measured, else against all codes at once."""
+    lines = []
+    for name in dict.fromkeys(row["case"] for row in rows):
+        of = {row["way"]: row for row in rows if row["case"] == name}
+        against = "loop" if "loop" in of else "vectorised"
+        plain, ours = of[against], of["blocks"]
+        lines.append(
+            {
+                "what": f"head, {name} (plain: {against})",
+                "plain": f"{plain['seconds']:.2f} s",
+                "ours": f"{ours['seconds']:.2f} s",
+                "ratio": plain["seconds"] / ours["seconds"],
+            }
+        )
+    return lines
