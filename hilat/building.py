@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from hilat.admissions import CodeBook
 from hilat.cleaning import CleaningRules, clean
@@ -47,18 +47,23 @@ def start_new_encoder(
     model: HilatModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], settings: TrainingSettings
 ) -> None:
     """Give a new encoder the start that the settings describe: spread and source of its embeddings, local heads."""
-    weight = cast(torch.nn.Embedding, model.get_input_embeddings()).weight  # (V, D)
+    rules = cleaning_of(settings)
+    sequences = (tokenise(clean(text, rules).words, tokenizer)[0] for text in texts)
+    start_encoder(model.encoder, sequences, settings)
+
+
+def start_encoder(encoder: PreTrainedModel, sequences: Iterable[NDArray[np.int64]], settings: TrainingSettings) -> None:
+    """The same from the texts' token ids, which are read only where the embeddings start from co-occurrence."""
+    weight = cast(torch.nn.Embedding, encoder.get_input_embeddings()).weight  # (V, D)
     with torch.no_grad():
         spread = settings.new_embedding_std or float(weight.std())
         weight.mul_(spread / float(weight.std()))
         if settings.new_embeddings == "cooccurrence":
-            rules = cleaning_of(settings)
-            sequences = (tokenise(clean(text, rules).words, tokenizer)[0] for text in texts)
             vectors = torch.from_numpy(cooccurrence_vectors(sequences, *weight.shape, seed=settings.seed))  # (V, D)
             known = vectors.abs().sum(dim=1) > 0  # special tokens keep their random start
             weight[known] = vectors[known] * spread
     if settings.new_local_heads:
-        look_nearby(model.encoder)
+        look_nearby(encoder)
 
 
 def start_biases(model: HilatModel, targets: NDArray[np.float32]) -> None:

@@ -6,11 +6,13 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 
 from hilat.admissions import HilatError
+
+Kind = TypeVar("Kind")
 
 NEW_ENCODERS = ("new:xlnet", "new:bert")
 
@@ -140,18 +142,28 @@ def settings_from(values: Mapping[str, Any], *, origin: str = "the settings") ->
     Raises:
         HilatError: an unknown name (the known ones are listed) or a value of the wrong type.
     """
-    types = get_type_hints(TrainingSettings)
+    return typed_settings(TrainingSettings, values, origin=origin)
+
+
+def read_settings(path: Path, overrides: Mapping[str, Any] | None = None) -> TrainingSettings:
+    """Settings from a YAML file; `overrides` (flags) win."""
+    return settings_from({**read_yaml_settings(path), **(overrides or {})}, origin=str(path))
+
+
+def typed_settings(kind: type[Kind], values: Mapping[str, Any], *, origin: str) -> Kind:
+    """The same for any dataclass of settings."""
+    types = get_type_hints(kind)
     unknown = sorted(str(name) for name in values if name not in types)
     if unknown:
         raise HilatError(
             f"{origin} has unknown setting{'s' if len(unknown) > 1 else ''} {', '.join(unknown)}; "
             f"known: {', '.join(types)}. Correct the name or take it out"
         )
-    return TrainingSettings(**{name: _typed(name, value, types[name], origin) for name, value in values.items()})
+    return kind(**{name: _typed(name, value, types[name], origin) for name, value in values.items()})
 
 
-def read_settings(path: Path, overrides: Mapping[str, Any] | None = None) -> TrainingSettings:
-    """Settings from a YAML file; `overrides` (flags) win."""
+def read_yaml_settings(path: Path) -> dict[str, Any]:
+    """The names and values in a YAML file of settings."""
     try:
         loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -162,7 +174,7 @@ def read_settings(path: Path, overrides: Mapping[str, Any] | None = None) -> Tra
         loaded = {}
     if not isinstance(loaded, dict):
         raise HilatError(f"{path} holds a {type(loaded).__name__}; expected settings by name, such as `steps: 2500`")
-    return settings_from({**loaded, **(overrides or {})}, origin=str(path))
+    return loaded
 
 
 def _typed(name: str, value: Any, hint: Any, origin: str) -> Any:
