@@ -140,8 +140,17 @@ class HilatTarget:
         """The encoder's own attention, mean over heads (L, C, 1, T, T); zeros in chunks that are not read.
 
         Chunk by chunk: all heads of ten chunks of 512 tokens would take 1.5 GB in a base-sized encoder, and twice.
+
+        Raises:
+            HilatError: for a Longformer or a BigBird in blocks, which see only part of a chunk.
         """
         encoder = self.coder.model.encoder
+        kind = encoder.config.model_type
+        if kind == "longformer" or getattr(encoder, "attention_type", None) == "block_sparse":
+            raise HilatError(
+                f"the {kind} encoder does not give its whole attention (T, T), since each token sees only some others; "
+                "rollout needs it. Use attention, gradients or perturbation"
+            )
         read = np.flatnonzero(self.chunks_read(document.attention_mask))
         inputs = {name: values[0] for name, values in self.inputs(document).items()}  # (C, T)
         extra = {"use_mems": False} if encoder.config.model_type == "xlnet" else {}

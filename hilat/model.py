@@ -32,6 +32,7 @@ from hilat.encoders import (
     transformer_layers,
     xlnet_token_types,
 )
+from hilat.encoders.long import long_inputs, settle_attention
 from hilat.head import Asked, Head, HeadOutput, block_size, blocked, in_blocks, plain
 from hilat.head_blocks import Rows
 from hilat.model_config import OFFSET_POSITIONS, SPECIAL_TOKENS, HilatConfig, longest_chunk
@@ -74,6 +75,7 @@ class HilatModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         width, codes = config.encoder.hidden_size, config.num_codes
         self.encoder = new_encoder(config.encoder)
         set_encoder_path(self.encoder, config.fast_encoder)
+        settle_attention(self.encoder, config.tokens)
         self.token_attention = TokenAttention(
             width, codes, config.chunks if config.token_attention == "per_chunk" else None
         )
@@ -293,8 +295,8 @@ class HilatModel(PreTrainedModel):  # type: ignore[no-untyped-call]
                 inputs["token_type_ids"] = xlnet_token_types(mask)
         elif kind in OFFSET_POSITIONS and "inputs_embeds" in inputs:
             inputs["position_ids"] = mask.cumsum(-1) * mask + self.encoder.config.pad_token_id  # as from the ids
-        hidden: Tensor = self.encoder(**inputs).last_hidden_state
-        return hidden
+        hidden: Tensor = self.encoder(**long_inputs(self.encoder, inputs, self.config.tokens)).last_hidden_state
+        return hidden[:, : mask.shape[1]]
 
     def _checked(
         self, ids: Tensor | None, mask: Tensor | None, types: Tensor | None, embeds: Tensor | None
@@ -390,5 +392,6 @@ def build_model(
     if pretrained is not None:
         model.encoder = pretrained
         set_encoder_path(pretrained, config.fast_encoder)
+        settle_attention(pretrained, config.tokens)
         model.freeze()
     return model

@@ -102,10 +102,15 @@ class HilatConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
 
 
 def longest_chunk(encoder: PreTrainedConfig) -> int | None:
-    """How many tokens the encoder has positions for; None where positions are relative, as in XLNet."""
+    """How many tokens the encoder has positions for; None where positions are relative, as in XLNet.
+
+    A BigBird's are rounded down to whole blocks, since transformers pads to them.
+    """
     positions = getattr(encoder, "max_position_embeddings", None)
     if not isinstance(positions, int) or positions <= 0:
         return None
+    if encoder.model_type == "big_bird" and positions >= encoder.block_size:
+        return positions - positions % encoder.block_size
     return positions - (encoder.pad_token_id + 1) if encoder.model_type in OFFSET_POSITIONS else positions
 
 
