@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from explain.target import Filler, FrozenStates, HeadOutput
 from hilat.admissions import Admission, HilatError
-from hilat.attention import pool_chunks
+from hilat.attention import chunk_scores, masked_softmax, pool_chunks
 from hilat.coder import Coder
 from hilat.encoding import SPECIAL_TOKENS, EncodedDocument, collate
 from hilat.model import HilatModel
@@ -99,6 +99,31 @@ class HilatTarget:
             pooled, _ = functional_call(model.chunk_attention, self._head["chunk_attention"], (stacked, kept))
         logits: Tensor = functional_call(model.classifier, self._head["classifier"], (pooled,))
         return logits
+
+    @property
+    def term_width(self) -> int:
+        """M: 2, a chunk's score and what it gives the classifier; D where chunks are pooled by max or flat."""
+        model = self.coder.model
+        return model.config.encoder.hidden_size if model.config.chunk_attention in ("max", "flat") else 2
+
+    def chunk_terms(self, vectors: Tensor) -> Tensor:
+        """(N, K, M) of chunk vectors (N, K, D): what the softmax of equation 6 takes (0 for the mean), and w . c."""
+        if self.term_width != 2:
+            return vectors
+        wide = torch.promote_types(vectors.dtype, torch.float32)
+        given = (vectors.to(wide) * self._head["classifier"]["weight"].to(wide)).sum(dim=-1)  # (N, K)
+        if self.coder.model.chunk_attention is None:
+            return torch.stack([torch.zeros_like(given), given], dim=-1)
+        own = self._head["chunk_attention"]
+        scores = chunk_scores(vectors.transpose(0, 1)[None], own["projection"], own["query"])[0]  # (K, N)
+        return torch.stack([scores.T.to(wide), given], dim=-1)
+
+    def logits_of_terms(self, terms: Tensor, kept: Tensor) -> Tensor:
+        """Logits (S, K) of the chunks' terms (S, C, K, M): a softmax over C numbers per code."""
+        if self.term_width != 2:
+            return self.logits(terms, kept)
+        weights = masked_softmax(terms[..., 0].transpose(1, 2), kept[:, None, :])  # (S, K, C)
+        return (weights * terms[..., 1].transpose(1, 2)).sum(dim=-1) + self._head["classifier"]["bias"]
 
     def frozen(self, document: EncodedDocument) -> FrozenStates:
         """The states of one forward pass, without gradients."""

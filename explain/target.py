@@ -104,6 +104,19 @@ class Target(Protocol):
         """Logits (S, K) from chunk vectors (S, C, K, D) and the chunks that are read, (S, C)."""
         ...
 
+    @property
+    def term_width(self) -> int:
+        """M: the numbers that `chunk_terms` keeps of a chunk for each code."""
+        ...
+
+    def chunk_terms(self, vectors: Tensor) -> Tensor:
+        """All that `logits_of_terms` needs of chunk vectors (N, K, D), as few numbers as can be: (N, K, M)."""
+        ...
+
+    def logits_of_terms(self, terms: Tensor, kept: Tensor) -> Tensor:
+        """What `logits` gives, (S, K), from the chunks' terms (S, C, K, M) and the chunks that are read, (S, C)."""
+        ...
+
     def frozen(self, document: EncodedDocument) -> FrozenStates:
         """The states of one forward pass, without gradients; HilatError for a model without chunk attention."""
         ...

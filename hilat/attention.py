@@ -82,13 +82,17 @@ class ChunkAttention(nn.Module):
 
         vectors: (B, K, C, D). keep: (B, C) bool, the chunks that may take attention; None for all.
         """
-        if self.projection.dim() == 2:
-            scores = F.linear(torch.tanh(F.linear(vectors, self.projection)), self.query).squeeze(-1)  # (B, K, C)
-        else:
-            keys = torch.tanh(torch.einsum("bkcd,ked->bkce", vectors, self.projection))  # (B, K, C, D)
-            scores = torch.einsum("bkce,ke->bkc", keys, self.query)  # (B, K, C)
+        scores = chunk_scores(vectors, self.projection, self.query)
         weights = masked_softmax(scores, None if keep is None else keep[:, None, :])  # (B, K, C)
         return (weights.to(vectors.dtype)[:, :, None, :] @ vectors).squeeze(2), weights  # (B, K, D)
+
+
+def chunk_scores(vectors: Tensor, projection: Tensor, query: Tensor) -> Tensor:
+    """What the softmax of equation 6 is taken of, (B, K, C), from vectors (B, K, C, D); parameters of ChunkAttention."""
+    if projection.dim() == 2:
+        return F.linear(torch.tanh(F.linear(vectors, projection)), query).squeeze(-1)
+    keys = torch.tanh(torch.einsum("bkcd,ked->bkce", vectors, projection))  # (B, K, C, D)
+    return torch.einsum("bkce,ke->bkc", keys, query)
 
 
 def pool_chunks(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -89,7 +90,42 @@ def test_only_touched_chunks_are_encoded_again_and_agreeing_samples_share(make_c
     in_chunks = sum(len(np.unique(row[row >= 0])) for row in document.word_index)
     assert value.passes == filled + in_chunks  # a word on a border stands in two chunks
     value(~np.eye(words, dtype=bool)[[5, 5, 5]])
-    assert value.passes == filled + in_chunks + 1
+    assert value.passes == filled + in_chunks  # remembered from the call before
+
+
+@pytest.mark.parametrize("removal", ["mask", "delete"])
+def test_a_full_cache_forgets_and_answers_alike(make_coder: MakeCoder, note: str, removal: str) -> None:
+    coder = make_coder()
+    document = coder.encode(note)
+    keep = masks(document)
+    every = NoteFunction(HilatTarget(coder), document, removal)  # type: ignore[arg-type]
+    few = NoteFunction(HilatTarget(coder), document, removal, cache_numbers=1)  # type: ignore[arg-type]
+    np.testing.assert_allclose(few(keep), every(keep), rtol=1e-5, atol=1e-5)
+    assert len(few._known) == 1
+    assert len(every._known) == every.passes
+    passes = few.passes
+    few(keep)
+    assert few.passes > passes
+    before = every.passes
+    np.testing.assert_array_equal(every(keep), every(keep))
+    assert every.passes == before
+
+
+class Watched(HilatTarget):
+    """Notes what it is asked to encode."""
+
+    def chunk_vectors(self, inputs, chunk):  # type: ignore[no-untyped-def]
+        self.asked = [*getattr(self, "asked", []), inputs["attention_mask"].sum(dim=1).numpy()]
+        return super().chunk_vectors(inputs, chunk)
+
+
+def test_batches_are_full_and_of_about_one_length(make_coder: MakeCoder, note: str) -> None:
+    coder = make_coder()
+    target = Watched(coder)
+    NoteFunction(target, coder.encode(note), "delete", batch_size=6)(masks(coder.encode(note)))
+    assert {len(lengths) for lengths in target.asked[:-1]} == {6}
+    for longer, shorter in pairwise(target.asked):
+        assert longer.min() >= shorter.max()
 
 
 def test_columns_restrict_the_codes(make_coder: MakeCoder, note: str) -> None:
