@@ -27,9 +27,11 @@ from hilat.encoders.relative_attention import Dropout
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What the N encoded chunks are: `document` and `column` (N,), chunk-major; `counts`, how many are first chunks, ...
+    """Where the N encoded chunks stand: P places, `document` and `column` (P,), chunk-major; `counts`, how many are first, ...
 
-    seen: (N, T) bool, the tokens that take attention, at least one of each chunk; None for all.
+    seen: (N, T) bool, the tokens that take attention, at least one of each chunk; None for all. row: (P,), which of the N
+    stands at each place; None where place n is that of row n. Rows at several places need one token attention for all
+    chunks, no dropout, and another pooling than "flat".
     """
 
     document: Tensor
@@ -37,6 +39,7 @@ class Rows:
     counts: tuple[int, ...]
     documents: int
     seen: Tensor | None
+    row: Tensor | None = None
 
     @property
     def chunks(self) -> int:
@@ -44,7 +47,9 @@ class Rows:
         return len(self.counts)
 
     def place(self, values: Tensor, fill: float) -> Tensor:
-        """(N, ...) as (B, C, ...), with `fill` where no chunk was encoded."""
+        """(N, ...) as (B, C, ...), with `fill` where no chunk stands."""
+        if self.row is not None:
+            values = values.index_select(0, self.row)  # (P, ...)
         empty = values.new_full((self.documents, self.chunks, *values.shape[1:]), fill)  # (B, C, ...)
         return empty.index_put((self.document, self.column), values)
 

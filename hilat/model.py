@@ -22,6 +22,7 @@ from transformers.utils.generic import ModelOutput
 
 from hilat.admissions import HilatError
 from hilat.attention import ChunkAttention, CodeClassifier, TokenAttention
+from hilat.chunk_rows import chunks_that_count, encode_by_length, has_hooks, one_empty_chunk
 from hilat.encoders import (
     UNUSED,
     first_line,
@@ -35,7 +36,7 @@ from hilat.encoders import (
 from hilat.encoders.long import long_inputs, settle_attention
 from hilat.head import Asked, Head, HeadOutput, block_size, blocked, in_blocks, plain
 from hilat.head_blocks import Rows
-from hilat.model_config import OFFSET_POSITIONS, SPECIAL_TOKENS, HilatConfig, longest_chunk
+from hilat.model_config import OFFSET_POSITIONS, HilatConfig, longest_chunk
 
 __all__ = ["HilatConfig", "HilatModel", "HilatOutput", "build_model"]
 
@@ -199,8 +200,8 @@ class HilatModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         Many codes are computed in blocks (`hilat.head`), where the attentions are not asked for with gradients.
 
         Unless `attend_padding`: padding takes no attention, and an empty chunk (no token but its two special ones) is
-        not even encoded and takes none. A document without any text keeps its first chunk. Padding beyond the longest
-        chunk of the batch is cut before the encoder, which changes nothing in what real tokens see.
+        not even encoded and takes none. A document without any text keeps its first chunk. Neither way is padding
+        encoded more than it must (`hilat.chunk_rows`), which changes nothing in what real tokens see.
 
         Raises:
             HilatError: for shapes that do not agree, ids outside the vocabulary (checked on the CPU), or a document
@@ -208,22 +209,16 @@ class HilatModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         """
         inputs, mask = self._checked(input_ids, attention_mask, token_type_ids, inputs_embeds)
         documents, chunks, tokens = mask.shape
-        keep, rows = self._chunks_to_encode(mask)
-        if not self.config.attend_padding:
-            real = mask.flatten(0, 1)[rows]  # (N, T)
-            length = int((real * torch.arange(1, tokens + 1, device=real.device)).max())
-            inputs = {name: values[:, :, :length] for name, values in inputs.items()}
-        # Gathered chunk by chunk: all first chunks, then all second ones. (N, T', ...)
-        inputs = {name: values.flatten(0, 1)[rows] for name, values in inputs.items()}
-        hidden = self.dropout(self.encode_chunks(inputs))  # (N, T', D)
-
-        column = rows % chunks  # which chunk of its document each row is
+        keep, places = chunks_that_count(mask, self.config.attend_padding)  # chunk by chunk: all first ones, then ...
+        hidden, row = self._hidden_states(inputs, places)  # (N, T', D)
+        column = places % chunks
         placed = Rows(
-            document=torch.div(rows, chunks, rounding_mode="floor"),
+            document=torch.div(places, chunks, rounding_mode="floor"),
             column=column,
             counts=tuple(torch.bincount(column, minlength=chunks).tolist()),
             documents=documents,
-            seen=None if self.config.attend_padding else inputs["attention_mask"].bool(),
+            seen=None if self.config.attend_padding else mask.flatten(0, 1)[places, : hidden.shape[1]].bool(),
+            row=row,
         )
         asked = Asked(labels, output_attentions, self._attention_codes(attention_codes))
         if labels is not None:
@@ -261,21 +256,19 @@ class HilatModel(PreTrainedModel):  # type: ignore[no-untyped-call]
             )
         return torch.tensor(list(codes), dtype=torch.long, device=self.classifier.weight.device)
 
-    def _chunks_to_encode(self, mask: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Which chunks take attention (B, C), None for all; and the flat indices b * C + c of those, chunk-major."""
-        documents, chunks, _ = mask.shape
-        indices = torch.arange(documents * chunks, device=mask.device).view(documents, chunks)
+    def _hidden_states(self, inputs: Mapping[str, Tensor], places: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Hidden states (N, T', D) after dropout, and the row of each place (P,), None where N = P."""
+        per_place = self.config.token_attention == "per_chunk" or self.config.chunk_attention == "flat"
+        encoded, row = one_empty_chunk(inputs, places) if self.config.attend_padding else (places, None)
+        rows = {name: values.flatten(0, 1)[encoded] for name, values in inputs.items()}  # (N, T, ...)
         if self.config.attend_padding:
-            return None, indices.t().flatten()
-        length = mask.sum(-1)  # (B, C)
-        keep = length > SPECIAL_TOKENS
-        keep[:, 0] |= ~keep.any(1)  # a document without text keeps its first chunk
-        if bool((keep & (length == 0)).any()):
-            raise HilatError(
-                "a document of this batch has no token in its attention_mask, not even special ones; expected an empty "
-                "chunk to hold its two special tokens. Encode it with hilat.encoding, or leave it out"
-            )
-        return keep, indices.t()[keep.t()]
+            hidden = self.encode_chunks(rows)
+        else:
+            hidden = encode_by_length(self.encode_chunks, rows, in_one_call=has_hooks(self.encoder))
+        if row is not None and (per_place or (self.dropout.training and self.dropout.p > 0)):
+            # Each empty chunk has its own weights or its own noise from here on.
+            hidden, row = hidden.index_select(0, row), None  # (P, T', D)
+        return self.dropout(hidden), row
 
     def encode_chunks(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Last hidden states (N, T, D) of N chunks, from the encoder's inputs by name, each (N, T, ...)."""
