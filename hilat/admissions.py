@@ -54,12 +54,30 @@ class EvidenceSpan:
 
 
 @dataclass(frozen=True, slots=True)
+class NoteSpan:
+    """One note of an admission of several: characters `[start, end)` of the admission's text.
+
+    note_id: its id in the source. category, description: what kind of note it is.
+    skipped: how many characters of the note, as `plain_text`, were dropped before `start` (blank lines at a seam), so
+        that position p of the note is position `start + p - skipped` of the admission.
+    """
+
+    start: int
+    end: int
+    note_id: str = ""
+    category: str = ""
+    description: str = ""
+    skipped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Admission:
     """One hospital stay: its raw note text (never edited) and what is known of it.
 
     text: the note with line ends as LF and without NUL (`plain_text`); everything else as it was written.
     codes: the codes that the coders gave, dotted, without repeats.
     evidence: spans that license codes. decoys: spans that look like evidence and are not (planted corpus only).
+    notes: where each note lies in the text, in order, where the source tells; empty where it does not.
     """
 
     hadm_id: str
@@ -69,6 +87,7 @@ class Admission:
     decoys: tuple[EvidenceSpan, ...] = ()
     split: str | None = None
     subject_id: str | None = None
+    notes: tuple[NoteSpan, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.hadm_id:
@@ -87,6 +106,12 @@ class Admission:
                     f"admission {self.hadm_id} has a span of code {span.code} that ends at {span.end}; "
                     f"the text has {len(self.text)} characters"
                 )
+        borders = [0, *(place for note in self.notes for place in (note.start, note.end)), len(self.text)]
+        if borders != sorted(borders) or any(note.start == note.end for note in self.notes):
+            raise HilatError(
+                f"admission {self.hadm_id} has notes that are empty, overlap or leave its text of {len(self.text)} "
+                "characters; expected spans in order. Join the notes again"
+            )
 
 
 def plain_text(text: str) -> str:

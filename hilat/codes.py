@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal
 
 from hilat.admissions import CodeKind, HilatError
 
@@ -30,11 +31,17 @@ _ICD9_CHAPTERS: tuple[tuple[str, str, str], ...] = (
 )
 
 
-def add_dot(code: str, kind: CodeKind) -> str:
-    """An undotted ICD-9-CM code with its dot: after 3 characters (4 for E codes) in a diagnosis, after 2 in a procedure."""
+def add_dot(code: str, kind: CodeKind, version: Literal[9, 10] = 9) -> str:
+    """An undotted code with its dot.
+
+    ICD-9-CM: after 3 characters (4 for E codes) in a diagnosis, after 2 in a procedure. ICD-10-CM: after 3, whatever the
+    first letter (E11.9 is diabetes there); ICD-10-PCS procedures have no dot.
+    """
     text = _text(code)
-    if "." in text:
+    if "." in text or (version == 10 and kind == "procedure"):
         return text
+    if version == 10:
+        return f"{text[:3]}.{text[3:]}" if len(text) > 3 else text
     whole = 2 if kind == "procedure" else 4 if text.startswith("E") else 3
     return f"{text[:whole]}.{text[whole:]}" if len(text) > whole else text
 

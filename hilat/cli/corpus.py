@@ -141,6 +141,7 @@ def describe(
         [
             ("admissions", *(f"{s.admissions:,}" for s in found.splits)),
             ("subjects", *(f"{s.subjects:,}" for s in found.splits)),
+            ("notes", *(f"{s.notes:,}" for s in found.splits)),
             ("words, mean (min–max)", *(spread(s.words) for s in found.splits)),
             ("codes, mean (min–max)", *(spread(s.codes) for s in found.splits)),
             ("unique codes", *(f"{s.unique_codes:,}" for s in found.splits)),
@@ -189,10 +190,11 @@ def mimic3(
 
       [bold]hilat corpus mimic3 /data/mimic-iii --out corpora/mimic-full --labels all --splits /data/caml --suffix full[/]
     """
-    from hilat.corpora.mimic3 import Mimic3Settings, convert_mimic3
+    from hilat.corpora.mimic import MimicSettings
+    from hilat.corpora.mimic3 import convert_mimic3
     from hilat.corpora.splits import SubjectSplit, caml_split_files
 
-    settings = Mimic3Settings(
+    settings = MimicSettings(
         labels=int(labels) if labels.isdigit() else labels,
         count_labels_on=count_on,  # type: ignore[arg-type]
         splits=caml_split_files(splits, suffix) if splits else SubjectSplit(seed=seed),

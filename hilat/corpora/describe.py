@@ -23,7 +23,10 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class SplitDescription:
-    """One split (or all): words are those that white space divides; codes are those of the label set."""
+    """One split (or all): words are those that white space divides; codes are those of the label set.
+
+    notes: how many notes the admissions are joined from, each of a source that does not tell counted as one.
+    """
 
     name: str
     admissions: int
@@ -32,6 +35,7 @@ class SplitDescription:
     codes: Spread
     unique_codes: int
     without_code: int
+    notes: int
     evidence_spans: int
     decoys: dict[str, int]
 
@@ -80,6 +84,7 @@ def _described(name: str, admissions: Sequence[Admission], corpus: Corpus) -> Sp
         codes=_spread([len(c) for c in codes]),
         unique_codes=len({code for c in codes for code in c}),
         without_code=sum(not c for c in codes),
+        notes=sum(len(a.notes) or 1 for a in admissions),
         evidence_spans=sum(len(a.evidence) for a in admissions),
         decoys=dict(sorted(decoys.items())),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from hilat.admissions import Admission, CodeBook, EvidenceSpan, HilatError
+from hilat.admissions import Admission, CodeBook, EvidenceSpan, HilatError, NoteSpan
 from hilat.files import new_folder, read_json, write_json
 
 FORMAT = 1
 _BATCH = 500
 _SEGMENT = pa.struct([("start", pa.int64()), ("end", pa.int64())])
 _SPAN = pa.struct([("code", pa.string()), ("segments", pa.list_(_SEGMENT)), ("kind", pa.string())])
+_NOTE = pa.struct(
+    [
+        ("start", pa.int64()),
+        ("end", pa.int64()),
+        ("note_id", pa.string()),
+        ("category", pa.string()),
+        ("description", pa.string()),
+        ("skipped", pa.int64()),
+    ]
+)
 _SCHEMA = pa.schema(
     [
         ("hadm_id", pa.string()),
@@ -30,6 +40,7 @@ _SCHEMA = pa.schema(
         ("codes", pa.list_(pa.string())),
         ("evidence", pa.list_(_SPAN)),
         ("decoys", pa.list_(_SPAN)),
+        ("notes", pa.list_(_NOTE)),
     ]
 )
 _BOOK_SCHEMA = pa.schema([("code", pa.string()), ("title", pa.string()), ("kind", pa.string())])
@@ -118,6 +129,21 @@ def read_corpus(path: Path, *, splits: Sequence[str] | None = None) -> Corpus:
     Raises:
         HilatError: no such folder, a file missing or changed since it was written, or a split that is not there.
     """
+    manifest = checked_manifest(path, splits)
+    return Corpus(
+        tuple(stored_admissions(path, splits)),
+        read_code_book(path),
+        manifest["source"],
+        manifest["notes"],
+    )
+
+
+def checked_manifest(path: Path, splits: Sequence[str] | None = None) -> dict[str, Any]:
+    """The manifest of a corpus folder whose files are as they were written and that has these splits.
+
+    Raises:
+        HilatError: as for `read_corpus`.
+    """
     manifest = read_manifest(path)
     known = [name for name in manifest["splits"] if name]
     for name in splits or ():
@@ -130,12 +156,7 @@ def read_corpus(path: Path, *, splits: Sequence[str] | None = None) -> Corpus:
         if not file.is_file() or _digest(file) != digest:
             state = "is not what was written (truncated or changed)" if file.is_file() else "is missing"
             raise HilatError(f"{file} {state}; expected the file that the manifest describes. Make the corpus again")
-    return Corpus(
-        tuple(_admissions(Path(path) / "admissions.parquet", splits)),
-        read_code_book(path),
-        manifest["source"],
-        manifest["notes"],
-    )
+    return manifest
 
 
 def read_code_book(path: Path) -> CodeBook:
@@ -161,7 +182,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _admissions(file: Path, splits: Sequence[str] | None) -> Iterator[Admission]:
+def stored_admissions(path: Path, splits: Sequence[str] | None = None) -> Iterator[Admission]:
+    """The admissions of a corpus folder, or of some of its splits, one after the other as they are read from disk."""
+    file = Path(path) / "admissions.parquet"
     wanted = None if splits is None else pa.array(list(splits), pa.string())
     with pq.ParquetFile(file) as parquet:
         for batch in parquet.iter_batches(batch_size=_BATCH):
@@ -175,6 +198,7 @@ def _admissions(file: Path, splits: Sequence[str] | None) -> Iterator[Admission]
                     decoys=_spans(row["decoys"]),
                     split=row["split"],
                     subject_id=row["subject_id"],
+                    notes=tuple(NoteSpan(**note) for note in row.get("notes") or ()),  # older corpora have none
                 )
 
 
@@ -187,6 +211,7 @@ def _row(admission: Admission) -> dict[str, Any]:
         "codes": list(admission.codes),
         "evidence": [_span_row(span) for span in admission.evidence],
         "decoys": [_span_row(span) for span in admission.decoys],
+        "notes": [asdict(note) for note in admission.notes],
     }
 
 

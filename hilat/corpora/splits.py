@@ -8,11 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
 
 from hilat.admissions import HilatError
 
 SPLIT_NAMES = ("train", "val", "test")
 _CAML_NAMES = {"train": "train", "val": "dev", "test": "test"}
+_SPLIT_SYNONYMS = {"train": "train", "val": "val", "dev": "val", "validation": "val", "test": "test"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,24 @@ class SubjectSplit:
 
     fractions: Mapping[str, float] = field(default_factory=lambda: {"train": 0.8, "val": 0.1, "test": 0.1})
     seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SplitTable:
+    """One file of two columns, id and split, as Edin et al. 2023 released theirs (Feather; also Parquet or CSV)."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class StratifiedSplit:
+    """A split to be drawn by subject so that every code has its share in each. fractions: shares of the admissions."""
+
+    fractions: Mapping[str, float] = field(default_factory=lambda: {"train": 0.75, "val": 0.10, "test": 0.15})
+    seed: int = 0
+
+
+Splits = SplitFiles | SplitTable | SubjectSplit | StratifiedSplit
 
 
 def caml_split_files(folder: Path, suffix: str = "50") -> SplitFiles:
@@ -108,6 +130,61 @@ def read_split_files(files: SplitFiles) -> dict[str, str]:
     return assigned
 
 
+def read_split_table(path: Path) -> dict[str, str]:
+    """Split name ("train", "val", "test") by admission id, of a table with a column of ids and a column `split`.
+
+    The column of ids is `_id` (Edin et al. 2023) or `hadm_id`; "dev" and "validation" are val. The file's content tells
+    whether it is Feather, Parquet or CSV. An id that comes twice with one split counts once.
+
+    Raises:
+        HilatError: no such file, not such a table, a split of another name, or an id in two splits.
+    """
+    path = Path(path)
+    columns = _split_columns(path)
+    named = {column.lower(): column for column in columns}
+    id_column = named.get("_id") or named.get("hadm_id")
+    if id_column is None or "split" not in named:
+        raise HilatError(
+            f"{path} has the columns {', '.join(columns) or 'none'}; expected _id (or hadm_id) and split. "
+            "Give a released split file, or rename the columns"
+        )
+    assigned: dict[str, str] = {}
+    for raw_id, raw_name in zip(columns[id_column], columns[named["split"]], strict=True):
+        hadm_id = re.sub(r"\.0+$", "", str(raw_id))  # pandas writes a column with gaps so
+        name = _SPLIT_SYNONYMS.get(str(raw_name).strip().lower())
+        if name is None or not re.fullmatch(r"[0-9]{1,18}", hadm_id):
+            fault = "an id that is no whole number" if name else "a split of another name"
+            raise HilatError(f"{path} has {fault}; expected hadm_ids and the splits train, val, test. Correct the file")
+        if assigned.setdefault(hadm_id, name) != name:
+            raise HilatError(
+                f"{path} has admission {hadm_id} in {assigned[hadm_id]} and in {name}; expected each in one. Correct the file"
+            )
+    if not assigned:
+        raise HilatError(f"{path} holds no id; expected one admission per row. Check the file")
+    return assigned
+
+
+def _split_columns(path: Path) -> dict[str, list[object]]:
+    """The columns of a Feather (Arrow), Parquet or CSV file."""
+    try:
+        start = path.read_bytes()[:6]
+        if start == b"ARROW1":
+            with pa.memory_map(str(path)) as source:
+                found = pa.ipc.open_file(source).read_all()
+        elif start[:4] == b"PAR1":
+            found = pq.read_table(path)
+        else:
+            text = pa_csv.ConvertOptions(column_types={"_id": pa.string(), "hadm_id": pa.string()})
+            found = pa_csv.read_csv(path, convert_options=text)
+    except FileNotFoundError:
+        raise HilatError(f"{path} does not exist; expected a table of ids and splits. Check the path") from None
+    except (OSError, pa.ArrowException):
+        raise HilatError(
+            f"{path} cannot be read as Feather, Parquet or CSV; expected a table of ids and splits. Download it again"
+        ) from None
+    return {name: found[name].to_pylist() for name in found.column_names}
+
+
 def split_by_subject(
     ids: Sequence[str], subjects: Sequence[str], fractions: Mapping[str, float], seed: int
 ) -> dict[str, str]:
@@ -123,7 +200,7 @@ def split_by_subject(
         HilatError: lengths differ, an empty or repeated id, an empty subject, fractions that are negative or do not
             sum to 1, or fewer subjects than it takes to give every split one.
     """
-    _check_fractions(fractions)
+    check_fractions(fractions)
     if len(ids) != len(subjects):
         raise HilatError(f"got {len(ids)} ids and {len(subjects)} subjects; expected one subject per id")
     if len(set(ids)) != len(ids):
@@ -145,7 +222,8 @@ def split_by_subject(
     return {hadm_id: split_of_subject[subject] for hadm_id, subject in zip(ids, subjects, strict=True)}
 
 
-def _check_fractions(fractions: Mapping[str, float]) -> None:
+def check_fractions(fractions: Mapping[str, float]) -> None:
+    """Raises HilatError for shares that are negative or do not sum to 1."""
     values = list(fractions.values())
     if not values or min(values) < 0 or abs(sum(values) - 1) > 1e-9:
         shown = ", ".join(f"{name}={value:g}" for name, value in fractions.items()) or "none"

@@ -6,7 +6,7 @@ import pytest
 
 from hilat.admissions import HilatError
 from hilat.corpora.labelsets import compare_label_sets, published_label_set, top_k
-from hilat.corpora.mimic3_codes import most_frequent, most_frequent_rows
+from hilat.corpora.mimic_codes import most_frequent, most_frequent_rows
 
 
 def test_top_k_counts_admissions_and_breaks_ties_by_code() -> None:

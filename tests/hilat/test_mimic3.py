@@ -17,7 +17,8 @@ import pytest
 
 from hilat.admissions import HilatError
 from hilat.corpora.folder import read_corpus
-from hilat.corpora.mimic3 import Mimic3Settings, convert_mimic3, read_mimic3
+from hilat.corpora.mimic import MimicSettings
+from hilat.corpora.mimic3 import convert_mimic3, read_mimic3
 from hilat.corpora.splits import SplitFiles, SubjectSplit
 
 NOTE_COLUMNS = (
@@ -26,7 +27,7 @@ NOTE_COLUMNS = (
 CODE_COLUMNS = ["row_id", "subject_id", "hadm_id", "seq_num", "icd9_code"]
 TITLE_COLUMNS = ["row_id", "icd9_code", "short_title", "long_title"]
 TABLES = ("NOTEEVENTS", "DIAGNOSES_ICD", "PROCEDURES_ICD", "D_ICD_DIAGNOSES", "D_ICD_PROCEDURES")
-ALL = Mimic3Settings(labels="all", keep="all", splits=None)
+ALL = MimicSettings(labels="all", keep="all", splits=None)
 Rows = list[list[str]]
 
 
@@ -233,7 +234,7 @@ def test_everything_dropped_joined_or_changed_is_counted(tmp_path: Path) -> None
     assert notes["note_rows"] == {
         "rows": 9,
         "other_categories": 1,
-        "discharge_summaries": 8,
+        "considered": 8,
         "dropped_error": 1,
         "dropped_without_hadm_id": 1,
         "dropped_blank": 1,
@@ -309,7 +310,7 @@ def test_label_sets_count_on_the_admissions_asked_for(
     for name, lines in (("train", "100\n101\n130\n"), ("val", "110\n"), ("test", "120\n77\n")):
         (ids / f"{name}.csv").write_text(lines)
     splits = SplitFiles(ids / "train.csv", ids / "val.csv", ids / "test.csv")
-    settings = Mimic3Settings(labels=labels, count_labels_on=count_on, keep="all", splits=splits)
+    settings = MimicSettings(labels=labels, count_labels_on=count_on, keep="all", splits=splits)
     corpus = read_mimic3(write_tables(tmp_path / "mimic"), settings)
     assert list(corpus.code_book.codes) == expected
     assert corpus.notes["labels"]["counted_on"] == count_on
@@ -325,10 +326,10 @@ def test_label_sets_count_on_the_admissions_asked_for(
     ],
 )
 def test_admissions_are_kept_as_asked(tmp_path: Path, labels: int | str, keep: Any, expected: list[str]) -> None:
-    settings = Mimic3Settings(labels=labels, keep=keep, splits=None)
+    settings = MimicSettings(labels=labels, keep=keep, splits=None)
     corpus = read_mimic3(write_tables(tmp_path), settings)
     with pytest.raises(HilatError, match="asked for the 50 codes on most rows"):
-        read_mimic3(tmp_path, Mimic3Settings(labels="laat-50", splits=None))
+        read_mimic3(tmp_path, MimicSettings(labels="laat-50", splits=None))
     assert [admission.hadm_id for admission in corpus.admissions] == expected
     assert corpus.notes["admissions"]["kept"] == len(expected)
 
@@ -337,7 +338,7 @@ def test_split_files_choose_the_admissions_and_absent_ids_are_counted(tmp_path: 
     for name, lines in (("train", "100\n130\n"), ("val", "101\n120\n"), ("test", "77\n78\n")):
         (tmp_path / f"{name}.csv").write_text(lines)
     files = SplitFiles(tmp_path / "train.csv", tmp_path / "val.csv", tmp_path / "test.csv")
-    corpus = read_mimic3(write_tables(tmp_path / "mimic"), Mimic3Settings(labels="all", splits=files))
+    corpus = read_mimic3(write_tables(tmp_path / "mimic"), MimicSettings(labels="all", splits=files))
     assert {a.hadm_id: a.split for a in corpus.admissions} == {"100": "train", "101": "val"}
     assert corpus.notes["splits"] == {
         "by": "files",
@@ -346,16 +347,17 @@ def test_split_files_choose_the_admissions_and_absent_ids_are_counted(tmp_path: 
         "ids_without_summary": {"train": 1},
         "ids_without_codes": {"val": 1},
         "admissions_outside": 1,
+        "subjects_in_two_splits": 1,
     }
     for name in ("train", "val", "test"):
         (tmp_path / f"{name}.csv").write_text(f"9{len(name)}\n")
     with pytest.raises(HilatError, match="none of the 3 ids"):
-        read_mimic3(tmp_path / "mimic", Mimic3Settings(labels="all", splits=files))
+        read_mimic3(tmp_path / "mimic", MimicSettings(labels="all", splits=files))
 
 
 def test_a_drawn_split_keeps_a_subject_together_and_is_the_same_again(shared: Path, tmp_path: Path) -> None:
     folder = write_tables(tmp_path, demo_tables(shared))
-    settings = Mimic3Settings(labels=20, splits=SubjectSplit({"train": 0.6, "test": 0.4}, seed=4))
+    settings = MimicSettings(labels=20, splits=SubjectSplit({"train": 0.6, "test": 0.4}, seed=4))
     corpus = read_mimic3(folder, settings)
     splits_of: dict[str | None, set[str | None]] = {}
     for admission in corpus.admissions:
@@ -368,10 +370,10 @@ def test_a_drawn_split_keeps_a_subject_together_and_is_the_same_again(shared: Pa
 def test_the_corpus_folder_holds_it_all_with_statistics_and_nothing_else_is_left(shared: Path, tmp_path: Path) -> None:
     folder = write_tables(tmp_path / "mimic", demo_tables(shared))
     out = tmp_path / "made" / "corpus"
-    manifest = convert_mimic3(folder, out, Mimic3Settings(labels=10))
+    manifest = convert_mimic3(folder, out, MimicSettings(labels=10))
     assert [path.name for path in out.parent.iterdir()] == ["corpus"]  # no staged notes beside it
     corpus = read_corpus(out)
-    assert corpus.admissions == read_mimic3(folder, Mimic3Settings(labels=10)).admissions
+    assert corpus.admissions == read_mimic3(folder, MimicSettings(labels=10)).admissions
     assert corpus.notes == manifest["notes"] == json.loads(json.dumps(manifest["notes"]))
     train = [a for a in corpus.admissions if a.split == "train"]
     words = [len(a.text.split()) for a in train]
@@ -388,6 +390,6 @@ def test_the_corpus_folder_holds_it_all_with_statistics_and_nothing_else_is_left
     }
     assert corpus.notes["statistics"]["all"]["admissions"] == len(corpus.admissions)
     with pytest.raises(HilatError, match="exists already"):
-        convert_mimic3(folder, out, Mimic3Settings(labels=10))
-    convert_mimic3(folder, out, Mimic3Settings(labels=5), overwrite=True)
+        convert_mimic3(folder, out, MimicSettings(labels=10))
+    convert_mimic3(folder, out, MimicSettings(labels=5), overwrite=True)
     assert len(read_corpus(out).code_book) == 5

@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from hilat.admissions import HilatError
-from hilat.corpora.mimic3 import Mimic3Settings, convert_mimic3, read_mimic3
+from hilat.corpora.mimic import MimicSettings
+from hilat.corpora.mimic3 import convert_mimic3, read_mimic3
 
 HEADER = "ROW_ID,SUBJECT_ID,HADM_ID,CHARTDATE,CHARTTIME,STORETIME,CATEGORY,DESCRIPTION,CGID,ISERROR,TEXT\n"
 SECRET = "Mr Zebrafish"
@@ -35,7 +36,7 @@ GOOD = {
     "D_ICD_PROCEDURES.csv": 'ROW_ID,ICD9_CODE,SHORT_TITLE,LONG_TITLE\n1,"0066","p","PTCA"\n',
 }
 HTML = "\n<!DOCTYPE html><html><body>Please log in</body></html>"
-ALL = Mimic3Settings(labels="all", splits=None)
+ALL = MimicSettings(labels="all", splits=None)
 
 
 def folder_with(folder: Path, **files: str | bytes | None) -> Path:
@@ -65,7 +66,7 @@ def notes_as_parquet(folder: Path, **changed: Any) -> Path:
     return folder
 
 
-def refusal(folder: Path, settings: Mimic3Settings = ALL) -> str:
+def refusal(folder: Path, settings: MimicSettings = ALL) -> str:
     """What the reader says; the note's text is neither in the message nor in a printed traceback."""
     with pytest.raises(HilatError) as caught:
         read_mimic3(folder, settings)
@@ -181,38 +182,38 @@ def test_the_open_demo_is_refused_for_its_missing_notes(shared: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (Mimic3Settings(labels=4, splits=None), "4 most frequent codes of 3"),
-        (Mimic3Settings(labels="cmal-50", splits=None), "cmal-50.*caml-50"),
-        (Mimic3Settings(labels=1, count_labels_on="train", splits=None), "no admission with codes is there to count"),
-        (Mimic3Settings(labels=1), "1 subjects are too few"),
-        (Mimic3Settings(labels=1, splits=None, memory_limit_mb=10), "memory_limit_mb is 10"),
-        (Mimic3Settings(labels=1, splits=None, temp_folder=Path("/no/such/place")), "cannot make a temporary folder"),
+        (MimicSettings(labels=4, splits=None), "4 most frequent codes of 3"),
+        (MimicSettings(labels="cmal-50", splits=None), "cmal-50.*caml-50"),
+        (MimicSettings(labels=1, count_labels_on="train", splits=None), "no admission with codes is there to count"),
+        (MimicSettings(labels=1), "1 subjects are too few"),
+        (MimicSettings(labels=1, splits=None, memory_limit_mb=10), "memory_limit_mb is 10"),
+        (MimicSettings(labels=1, splits=None, temp_folder=Path("/no/such/place")), "cannot make a temporary folder"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(tmp_path: Path, settings: Mimic3Settings, said: str) -> None:
+def test_settings_that_do_not_fit_are_refused(tmp_path: Path, settings: MimicSettings, said: str) -> None:
     assert re.search(said, refusal(folder_with(tmp_path), settings))
 
 
 @pytest.mark.parametrize("wrong", [{"labels": 0}, {"keep": "some"}, {"count_labels_on": "test"}])
 def test_unknown_settings_are_refused_when_made(wrong: dict[str, Any]) -> None:
     with pytest.raises(HilatError, match=next(iter(wrong))):
-        Mimic3Settings(**wrong)
+        MimicSettings(**wrong)
 
 
 def test_label_sets_from_a_file_and_by_name(tmp_path: Path) -> None:
     codes = tmp_path / "codes.txt"
     codes.write_text("401.9\n\n99.15\nV58.61\n")
-    corpus = read_mimic3(folder_with(tmp_path), Mimic3Settings(labels=codes, splits=None))
+    corpus = read_mimic3(folder_with(tmp_path), MimicSettings(labels=codes, splits=None))
     assert corpus.code_book.codes == ("401.9", "99.15", "V58.61")
     assert corpus.code_book.kinds == ("diagnosis", "procedure", "diagnosis")
     assert [a.hadm_id for a in corpus.admissions] == ["101"]
     assert corpus.notes["labels"]["not_in_data"] == ["99.15", "V58.61"]
-    named = read_mimic3(tmp_path, Mimic3Settings(labels="caml-50", splits=None))
+    named = read_mimic3(tmp_path, MimicSettings(labels="caml-50", splits=None))
     assert len(named.code_book) == 50
     assert named.notes["labels"]["differs_from"]["caml-50"] == {"only_here": [], "only_there": []}
     for content in ("401.9\n401.9\n", "4019\n", ""):
         codes.write_text(content)
-        assert "no list of codes" in refusal(tmp_path, Mimic3Settings(labels=codes, splits=None))
+        assert "no list of codes" in refusal(tmp_path, MimicSettings(labels=codes, splits=None))
 
 
 def test_a_failed_conversion_leaves_nothing(tmp_path: Path) -> None:
@@ -252,9 +253,10 @@ def write_many(folder: Path, megabytes: int) -> int:
 MEASURE = """
     import json, resource, sys
     from pathlib import Path
-    from hilat.corpora.mimic3 import Mimic3Settings, convert_mimic3
+    from hilat.corpora.mimic import MimicSettings
+    from hilat.corpora.mimic3 import convert_mimic3
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    settings = Mimic3Settings(labels="all", keep="all", splits=None, memory_limit_mb=256, threads=1)
+    settings = MimicSettings(labels="all", keep="all", splits=None, memory_limit_mb=256, threads=1)
     manifest = convert_mimic3(Path(sys.argv[1]), Path(sys.argv[2]), settings)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(json.dumps({"before_mb": before / 1024, "peak_mb": peak / 1024, **manifest["notes"]["note_rows"]}))

@@ -1,4 +1,4 @@
-"""The five MIMIC-III tables as downloaded: found, checked, and read by DuckDB in bounded memory.
+"""MIMIC tables as downloaded: found, checked, and read by DuckDB in bounded memory.
 
 No message here repeats what DuckDB says of a bad line: it quotes the line, and the line is a patient's note.
 """
@@ -11,11 +11,12 @@ import re
 import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, Protocol
 
 import duckdb
 import pyarrow as pa
@@ -24,25 +25,7 @@ import pyarrow.csv as pa_csv
 from hilat.admissions import HilatError
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
-REQUIRED: Mapping[str, tuple[str, ...]] = {
-    "NOTEEVENTS": (
-        "row_id",
-        "subject_id",
-        "hadm_id",
-        "chartdate",
-        "charttime",
-        "category",
-        "description",
-        "iserror",
-        "text",
-    ),
-    "DIAGNOSES_ICD": ("hadm_id", "seq_num", "icd9_code"),
-    "PROCEDURES_ICD": ("hadm_id", "seq_num", "icd9_code"),
-    "D_ICD_DIAGNOSES": ("icd9_code", "long_title"),
-    "D_ICD_PROCEDURES": ("icd9_code", "long_title"),
-}
-_TEXT_COLUMNS = ("icd9_code", "text")
-OPTIONAL = ("row_id",)
+_TEXT_COLUMNS = ("icd9_code", "icd_code", "text")
 _MAX_HEADER = 1 << 16
 _BLOCK = 1 << 23
 _UNCLOSED = (
@@ -51,45 +34,105 @@ _UNCLOSED = (
 
 
 @dataclass(frozen=True, slots=True)
-class TableFile:
-    """One table: its file, how it is packed (by content, not by name), and its columns.
+class Release:
+    """A release of MIMIC. name: for messages. required: the columns that each table must have.
 
-    columns: name as written, in file order, by lower-case name.
+    optional: columns that are read where a table has them. folders: the subfolders of a download in which tables lie.
+    schemas: the schema of each table in a PostgreSQL database, as the official build scripts name it.
     """
 
     name: str
-    path: Path
-    form: Literal["csv", "gzip", "parquet"]
+    required: Mapping[str, tuple[str, ...]]
+    schemas: Mapping[str, str]
+    optional: tuple[str, ...] = ()
+    folders: tuple[str, ...] = (".",)
+
+    def wanted(self, table: str) -> tuple[str, ...]:
+        """The columns that are read of a table, the optional ones last."""
+        return (*self.required[table], *self.optional)
+
+
+MIMIC3 = Release(
+    name="MIMIC-III v1.4",
+    required={
+        "NOTEEVENTS": (
+            "row_id",
+            "subject_id",
+            "hadm_id",
+            "chartdate",
+            "charttime",
+            "category",
+            "description",
+            "iserror",
+            "text",
+        ),
+        "DIAGNOSES_ICD": ("hadm_id", "seq_num", "icd9_code"),
+        "PROCEDURES_ICD": ("hadm_id", "seq_num", "icd9_code"),
+        "D_ICD_DIAGNOSES": ("icd9_code", "long_title"),
+        "D_ICD_PROCEDURES": ("icd9_code", "long_title"),
+    },
+    schemas=dict.fromkeys(
+        ("NOTEEVENTS", "DIAGNOSES_ICD", "PROCEDURES_ICD", "D_ICD_DIAGNOSES", "D_ICD_PROCEDURES"), "mimiciii"
+    ),
+    optional=("row_id",),
+)
+
+
+class Readable(Protocol):
+    """A binary stream, read in order."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes; none at the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One table, wherever it lies.
+
+    place: what messages call it. file: what the manifest calls it, without what names a person's machine.
+    columns: name as written, in order, by lower-case name. opened: gives the table as CSV with a header; None: `path`
+    is a Parquet file.
+    """
+
+    name: str
+    release: Release
+    place: str
+    file: str
     columns: Mapping[str, str]
+    opened: Callable[[], AbstractContextManager[Readable]] | None
+    path: Path | None = None
 
 
-def find_tables(folder: Path) -> dict[str, TableFile]:
-    """The five tables by name, each file opened as far as its header.
+def find_tables(folders: Sequence[Path], release: Release) -> dict[str, Table]:
+    """The tables of a release by name, each file opened as far as its header.
 
     File names and headers may be upper- or lower-case. Where a table is there in several forms the plain CSV is
-    taken before the .csv.gz, and that before the Parquet file.
+    taken before the .csv.gz, and that before the Parquet file. Each folder is searched itself and in the subfolders of
+    the release.
 
     Raises:
         HilatError: no such folder, a missing table, a missing column, or a file that is not what its name says.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise HilatError(f"{folder} is not a folder; expected the folder with the MIMIC-III tables. Check the path")
-    files = sorted(path for path in folder.iterdir() if path.is_file())
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise HilatError(f"{folder} is not a folder; expected the folder with the MIMIC tables. Check the path")
+    places = [Path(folder) / inner for folder in folders for inner in release.folders]
+    files = [path for place in places if place.is_dir() for path in sorted(place.iterdir()) if path.is_file()]
     by_name = {path.name.lower(): path for path in reversed(files)}
     found: dict[str, Path] = {}
-    for table in REQUIRED:
+    for table in release.required:
         paths = [by_name[name] for suffix in SUFFIXES if (name := table.lower() + suffix) in by_name]
         if paths:
             found[table] = paths[0]
-    missing = [table for table in REQUIRED if table not in found]
+    missing = [table for table in release.required if table not in found]
     if missing:
         there = ", ".join(path.name for path in files[:30]) or "no file"
         raise HilatError(
-            f"{folder} lacks {', '.join(missing)}; it holds {there}. Expected {', '.join(REQUIRED)}, each as "
-            f"{', '.join(SUFFIXES)}, names in upper or lower case. Download MIMIC-III v1.4 into one folder"
+            f"{' and '.join(map(str, folders))} lacks {', '.join(missing)}; it holds {there}. Expected "
+            f"{', '.join(release.required)}, each as {', '.join(SUFFIXES)}, names in upper or lower case. "
+            f"Download {release.name} into one folder"
         )
-    return {table: _open_table(table, path) for table, path in found.items()}
+    return {table: _open_table(table, path, release) for table, path in found.items()}
 
 
 @contextmanager
@@ -100,7 +143,7 @@ def database(temp_parent: Path | None, *, memory_limit_mb: int, threads: int) ->
 
     Arguments:
         temp_parent: where the folder is made; it needs about the size of the discharge summaries twice (2 GB for
-            MIMIC-III). None: the system's.
+            MIMIC-III, 7 GB for MIMIC-IV). None: the system's.
         memory_limit_mb: DuckDB's own limit, in MB; the process takes a few hundred MB more.
     """
     if memory_limit_mb < 256 or threads < 1:
@@ -108,7 +151,7 @@ def database(temp_parent: Path | None, *, memory_limit_mb: int, threads: int) ->
             f"memory_limit_mb is {memory_limit_mb} and threads {threads}; expected at least 256 MB and 1 thread"
         )
     try:
-        folder = tempfile.TemporaryDirectory(prefix=".hilat-mimic3.", dir=temp_parent, ignore_cleanup_errors=True)
+        folder = tempfile.TemporaryDirectory(prefix=".hilat-mimic.", dir=temp_parent, ignore_cleanup_errors=True)
     except OSError as error:
         raise HilatError(
             f"cannot make a temporary folder in {temp_parent}: {error.strerror}; choose a folder that you may write to"
@@ -127,7 +170,7 @@ def database(temp_parent: Path | None, *, memory_limit_mb: int, threads: int) ->
 
 
 @contextmanager
-def told_plainly(what: Path | str) -> Iterator[None]:
+def told_plainly(what: str) -> Iterator[None]:
     """Turns the errors of DuckDB and Arrow into one sentence about `what` that quotes none of the data."""
     try:
         yield
@@ -136,7 +179,7 @@ def told_plainly(what: Path | str) -> Iterator[None]:
 
 
 @contextmanager
-def rows_of(connection: duckdb.DuckDBPyConnection, table: TableFile) -> Iterator[str]:
+def rows_of(connection: duckdb.DuckDBPyConnection, table: Table) -> Iterator[str]:
     """What to write after FROM to read the table once; columns are text for CSV, and as typed for Parquet.
 
     DuckDB's own CSV reader splits a file into parts, and a part that starts within a note cannot tell so: on notes with
@@ -146,19 +189,19 @@ def rows_of(connection: duckdb.DuckDBPyConnection, table: TableFile) -> Iterator
     Raises:
         HilatError: the file is damaged, cut off or not UTF-8, also when that shows only while the rows are read.
     """
-    with told_plainly(table.path):
-        if table.form == "parquet":
-            yield f"read_parquet({_sql_path(table.path)})"
+    with told_plainly(table.place):
+        if table.opened is None:
+            yield f"read_parquet({_sql_path(table.path or Path())})"
             return
-        with pa.input_stream(str(table.path), compression="gzip" if table.form == "gzip" else None) as stream:
+        with table.opened() as stream:
             counted = _QuoteCounter(stream)
-            names = [table.columns[column] for column in (*REQUIRED[table.name], *OPTIONAL) if column in table.columns]
+            names = [table.columns[column] for column in table.release.wanted(table.name) if column in table.columns]
             reader = pa_csv.open_csv(
                 pa.PythonFile(counted, mode="r"),
                 read_options=pa_csv.ReadOptions(use_threads=False, block_size=_BLOCK),
                 parse_options=pa_csv.ParseOptions(newlines_in_values=True),
                 convert_options=pa_csv.ConvertOptions(
-                    column_types=dict.fromkeys(names, pa.string()), include_columns=names
+                    column_types=dict.fromkeys(names, pa.string()), include_columns=list(dict.fromkeys(names))
                 ),
             )
             connection.register("csv_rows", reader)
@@ -167,13 +210,13 @@ def rows_of(connection: duckdb.DuckDBPyConnection, table: TableFile) -> Iterator
             finally:
                 connection.unregister("csv_rows")
         if counted.quotes % 2:
-            raise HilatError(_UNCLOSED.format(what=table.path, where=""))
+            raise HilatError(_UNCLOSED.format(what=table.place, where=""))
 
 
 class _QuoteCounter:
     """A binary stream that counts the quote marks that pass: a whole CSV holds an even number."""
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: Readable) -> None:
         self.stream = stream
         self.quotes = 0
         self.closed = False
@@ -187,53 +230,73 @@ class _QuoteCounter:
         self.closed = True
 
 
-def column_sql(table: TableFile, name: str) -> str:
+def column_sql(table: Table, name: str) -> str:
     """A column as a quoted SQL name. Raises KeyError for a column that the table has not."""
     return '"' + table.columns[name].replace('"', '""') + '"'
 
 
-def id_sql(table: TableFile, name: str) -> str:
+def id_sql(table: Table, name: str) -> str:
     """An id as text, NULL when blank; 145834.0, as pandas writes a column with gaps, is 145834."""
     return f"nullif(regexp_replace(trim(CAST({column_sql(table, name)} AS VARCHAR)), '\\.0+$', ''), '')"
 
 
-def text_sql(table: TableFile, name: str) -> str:
+def text_sql(table: Table, name: str) -> str:
     """A column as trimmed text, NULL when blank."""
     return f"nullif(trim(CAST({column_sql(table, name)} AS VARCHAR)), '')"
 
 
-def time_sql(table: TableFile, name: str) -> str:
+def time_sql(table: Table, name: str) -> str:
     """A date or time as TIMESTAMP, NULL when absent or not a time."""
     return f"TRY_CAST({text_sql(table, name)} AS TIMESTAMP)"
 
 
-def _open_table(name: str, path: Path) -> TableFile:
+def _open_table(name: str, path: Path, release: Release) -> Table:
     try:
         with path.open("rb") as stream:
             start = stream.read(512)
     except OSError as error:
         raise HilatError(f"{path} cannot be read: {error.strerror}; check its permissions") from None
     if not start:
-        raise HilatError(f"{path} is empty; expected the table {name} of MIMIC-III v1.4. Download it again")
+        raise HilatError(f"{path} is empty; expected the table {name} of {release.name}. Download it again")
+    opened: Callable[[], AbstractContextManager[Readable]] | None = None
     if start.startswith(b"PAR1"):
-        table = TableFile(name, path, "parquet", _parquet_columns(name, path))
+        columns = _parquet_columns(path)
     else:
         form: Literal["csv", "gzip"] = "gzip" if start.startswith(b"\x1f\x8b") else "csv"
         if form == "csv" and path.suffix.lower() in (".gz", ".parquet") and not _is_html(start):
             raise HilatError(f"{path} is not what its name says; expected {path.suffix}. Download or convert it again")
-        table = TableFile(name, path, form, _csv_columns(name, path, form))
-    missing = [column for column in REQUIRED[name] if column not in table.columns]
+        columns = _csv_columns(name, path, form, release)
+        opened = partial(pa.input_stream, str(path), compression="gzip" if form == "gzip" else None)
+    return checked_table(Table(name, release, str(path), path.name, by_lower_name(columns), opened, path), columns)
+
+
+def checked_table(table: Table, header: Sequence[str]) -> Table:
+    """The table, if its header names every required column and none of those read twice. Raises HilatError if not."""
+    times = Counter(column.strip().lower() for column in header)
+    twice = [column for column in dict.fromkeys(table.release.wanted(table.name)) if times[column] > 1]
+    if twice:
+        raise HilatError(
+            f"{table.place} names {', '.join(twice)} twice in its header; expected each column once. "
+            f"Use {table.release.name}'s own file"
+        )
+    required = table.release.required[table.name]
+    missing = [column for column in required if column not in table.columns]
     if missing:
         # A file without a header would show a note here: only what looks like a column name is repeated.
         names = [column for column in table.columns.values() if re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,30}", column)]
         raise HilatError(
-            f"{path} has no column {', '.join(missing)}; found {', '.join(names[:20]) or 'no column names'}. "
-            f"Expected {', '.join(REQUIRED[name])}, comma-separated, in upper or lower case. Use MIMIC-III v1.4's own file"
+            f"{table.place} has no column {', '.join(missing)}; found {', '.join(names[:20]) or 'no column names'}. "
+            f"Expected {', '.join(required)}, comma-separated, in upper or lower case. Use {table.release.name}'s own file"
         )
     return table
 
 
-def _csv_columns(name: str, path: Path, form: Literal["csv", "gzip"]) -> dict[str, str]:
+def by_lower_name(header: Sequence[str]) -> dict[str, str]:
+    """Column names as written by their lower-case form."""
+    return {column.strip().lower(): column for column in header}
+
+
+def _csv_columns(name: str, path: Path, form: Literal["csv", "gzip"], release: Release) -> list[str]:
     try:
         with gzip.open(path) if form == "gzip" else path.open("rb") as stream:
             start = stream.read(_MAX_HEADER)
@@ -242,10 +305,10 @@ def _csv_columns(name: str, path: Path, form: Literal["csv", "gzip"]) -> dict[st
             f"{path} is a damaged or truncated gzip file; expected a whole one. Download it again"
         ) from None
     if not start:
-        raise HilatError(f"{path} is empty; expected the table {name} of MIMIC-III v1.4. Download it again")
+        raise HilatError(f"{path} is empty; expected the table {name} of {release.name}. Download it again")
     if _is_html(start):
         raise HilatError(
-            f"{path} is a web page, not a table; expected {name} of MIMIC-III v1.4 as CSV. "
+            f"{path} is a web page, not a table; expected {name} of {release.name} as CSV. "
             "The download was answered with a page (not logged in?): log in to PhysioNet and download it again"
         )
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -255,36 +318,29 @@ def _csv_columns(name: str, path: Path, form: Literal["csv", "gzip"]) -> dict[st
         header = next(csv.reader(lines), [])
     except csv.Error:
         header = []
-    return _by_lower_name(name, path, header)
+    return header
 
 
-def _parquet_columns(name: str, path: Path) -> dict[str, str]:
-    with told_plainly(path), duckdb.connect(":memory:") as connection:
+def _parquet_columns(path: Path) -> list[str]:
+    with told_plainly(str(path)), duckdb.connect(":memory:") as connection:
         rows = connection.execute(f"DESCRIBE SELECT * FROM read_parquet({_sql_path(path)})").fetchall()
-    columns = _by_lower_name(name, path, [row[0] for row in rows])
-    for row in rows:
-        column, kind = row[0].lower(), row[1]
-        if column in _TEXT_COLUMNS and kind != "VARCHAR":
-            why = (
-                "ICD-9 codes are text: as numbers they have lost their zeros (0389 and 389 become one), and nothing "
-                "brings them back. Convert the CSV again with the code column read as text"
-                if column == "icd9_code"
-                else "Convert the CSV again with the column as text"
+    for name, kind, *_ in rows:
+        if name.lower() in _TEXT_COLUMNS and kind != "VARCHAR":
+            raise HilatError(
+                f"{path} has column {name} of type {kind}; expected text. {not_text(name)}Convert the CSV again with the "
+                "column as text"
             )
-            raise HilatError(f"{path} has column {row[0]} of type {kind}; expected text. {why}")
-    return columns
+    return [row[0] for row in rows]
 
 
-def _by_lower_name(name: str, path: Path, header: Sequence[str]) -> dict[str, str]:
-    columns = {column.strip().lower(): column for column in header}
-    times = Counter(column.strip().lower() for column in header)
-    twice = [column for column in (*REQUIRED[name], *OPTIONAL) if times[column] > 1]
-    if twice:
-        raise HilatError(
-            f"{path} names {', '.join(twice)} twice in its header; expected each column once. "
-            "Use MIMIC-III v1.4's own file"
-        )
-    return columns
+def not_text(column: str) -> str:
+    """Why a column that is no text cannot be read: a sentence for codes, nothing for notes."""
+    if column.lower() == "text":
+        return ""
+    return (
+        "ICD codes are text: as numbers they have lost their zeros (0389 and 389 become one), and nothing brings them "
+        "back. "
+    )
 
 
 def _is_html(start: bytes) -> bool:
@@ -293,14 +349,15 @@ def _is_html(start: bytes) -> bool:
 
 def _sql_path(path: Path) -> str:
     # DuckDB globs: a folder named "data[1]" must mean itself.
-    return _quoted(re.sub(r"([\[*?])", r"[\1]", str(path)))
+    return quoted(re.sub(r"([\[*?])", r"[\1]", str(path)))
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """A text as an SQL string."""
     return "'" + text.replace("'", "''") + "'"
 
 
-def _reason(error: Exception, what: Path | str) -> str:
+def _reason(error: Exception, what: str) -> str:
     said = str(error)
     low = said.lower()
     if isinstance(error, duckdb.OutOfMemoryException):
@@ -320,4 +377,4 @@ def _reason(error: Exception, what: Path | str) -> str:
         return f"{what} has too many or too few fields{where}; expected one per column. {again}"
     if "parquet" in low or "thrift" in low or "magic bytes" in low:
         return f"{what} is a damaged or truncated Parquet file; expected a whole one. Download or convert it again"
-    return f"{what} cannot be read{where} ({type(error).__name__}); expected a table of MIMIC-III v1.4. {again}"
+    return f"{what} cannot be read{where} ({type(error).__name__}); expected a table of MIMIC. {again}"
