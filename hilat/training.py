@@ -321,6 +321,8 @@ def _arguments(
     )
     if settings.precision == "bf16" and device.type == "mps":
         raise HilatError("setting precision is bf16 on mps; expected float32 or auto there")
+    # Passed only when asked for: transformers 5.17 knows it by another name.
+    checkpointing: dict[str, Any] = {"activation_checkpointing": True} if settings.checkpointing else {}
     return TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=max(1, settings.batch_size // processes),
@@ -329,7 +331,7 @@ def _arguments(
         max_steps=steps,
         max_grad_norm=settings.max_grad_norm,
         bf16=bf16,
-        activation_checkpointing=settings.checkpointing,
+        **checkpointing,
         eval_strategy="steps" if validates else "no",
         eval_steps=every,
         save_strategy="steps",
