@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import tee
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,6 @@ from explain.methods import METHODS, checked_methods
 from explain.subject import MethodOptions, Subject
 from explain.table import Explained
 from hilat.admissions import Admission
-from hilat.cleaning import clean
 from hilat.coder import Coder, Prediction, predict
 
 CHOICES = ("all", "predicted", "gold", "false-positive", "false-negative")
@@ -52,14 +52,17 @@ def fingerprint(coder: Coder) -> str:
 
 def collect(
     coder: Coder,
-    admissions: Sequence[Admission],
+    admissions: Iterable[Admission],
     *,
     choices: Sequence[str] = ("predicted", "gold"),
     methods: Sequence[str] = ("attention",),
     options: MethodOptions = MethodOptions(),  # noqa: B008 (frozen)
     batch_size: int = 8,
+    workers: int = 0,
 ) -> Iterator[Explained]:
-    """One Explained per admission, in order: predictions in batches, then every method on every note.
+    """One Explained per admission, in order: predictions in windows (`hilat.coder.predict`), then every method on every note.
+
+    Only a window of admissions is held. workers: processes that clean and tokenise ahead.
 
     Raises:
         HilatError: for an unknown method or code, or a method that this model does not allow.
@@ -68,8 +71,11 @@ def collect(
     target = HilatTarget(coder)
     pooled = coder.model.config.chunk_attention not in ("shared", "per_code")
     # Chunk attention for the tables; token attention of the chosen codes only is the methods' own affair.
-    predictions = predict(coder, admissions, batch_size=batch_size, attentions=not pooled, attention_codes=())
-    for admission, prediction in zip(admissions, predictions, strict=True):
+    given, ahead = tee(admissions)
+    predictions = predict(
+        coder, ahead, batch_size=batch_size, attentions=not pooled, attention_codes=(), workers=workers
+    )
+    for admission, prediction in zip(given, predictions, strict=True):
         gold = coder.code_book.targets([admission.codes])[0] > 0.5  # (K,)
         predicted = prediction.probabilities >= coder.thresholds  # (K,)
         columns = chosen_columns(choices, coder, predicted, gold)
@@ -82,7 +88,7 @@ def explained(
 ) -> Explained:
     """What the tables keep of one admission."""
     document = prediction.document
-    text = clean(admission.text, coder.rules)
+    text = prediction.cleaned
     words = document.word_index[document.word_index >= 0]
     return Explained(
         hadm_id=admission.hadm_id,

@@ -1,4 +1,4 @@
-"""Explanations on disk: Parquet tables that pandas, R and the report read. No note text in them.
+"""Explanations on disk: Parquet tables that pandas, R and the report read (`explain.writing` writes them). No note text in them.
 
 An explanation folder holds
 - `pairs.parquet`: one row per (admission, code): logit, probability, threshold, predicted, gold, chunk attention;
@@ -12,10 +12,7 @@ An explanation folder holds
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +24,7 @@ from numpy.typing import NDArray
 
 from explain.subject import WordScores
 from hilat.admissions import HilatError
-from hilat.files import new_folder, read_json, write_json
-from hilat.metrics import evaluate_codes
+from hilat.files import read_json
 
 SCHEMAS: dict[str, pa.Schema] = {
     "pairs": pa.schema(
@@ -80,9 +76,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         [("hadm_id", pa.string()), ("start", pa.int32()), ("end", pa.int32()), ("reason", pa.string())]
     ),
 }
-_TABLES = tuple(SCHEMAS)
 FORMAT = 2
-PART = 16  # admissions whose explanations are written at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,169 +119,6 @@ class Explained:
         return dict(zip(self.scored, self.methods[method].scores, strict=True))
 
 
-def write_explanations(
-    folder: Path,
-    hadm_ids: Sequence[str],
-    explain: Callable[[slice], Iterable[Explained]],
-    manifest: Mapping[str, Any],
-    *,
-    key: Mapping[str, Any],
-    overwrite: bool = False,
-) -> int:
-    """Explain admissions into a folder, part by part, and return how many it holds.
-
-    hadm_ids: of all admissions, in order. explain: gives the explanations of a slice of them, in order.
-    key: what makes two runs the same. A run that is stopped leaves its finished parts beside the folder (NAME.partial); one
-    with the same key goes on there. The folder itself appears when all is done.
-
-    Raises:
-        HilatError: the folder exists, or an unfinished run with another key does, and `overwrite` is off.
-    """
-    folder = Path(folder)
-    if folder.exists() and not overwrite:
-        raise HilatError(
-            f"{folder} exists already; expected a new explanation folder. Choose another name or pass --overwrite"
-        )
-    partial = folder.with_name(f"{folder.name}.partial")
-    _begin(partial, key, overwrite)
-    starts = range(0, len(hadm_ids), PART)
-    for number, start in enumerate(starts):
-        if not _part(partial, number).is_dir():
-            _write_part(_part(partial, number), explain(slice(start, min(start + PART, len(hadm_ids)))))
-    with new_folder(folder, overwrite=overwrite, what="explanation folder") as beside:
-        for name, schema in SCHEMAS.items():
-            with pq.ParquetWriter(beside / f"{name}.parquet", schema, compression="zstd") as writer:
-                for number in range(len(starts)):
-                    part = pq.ParquetFile(_part(partial, number) / f"{name}.parquet")
-                    for group in range(part.num_row_groups):
-                        writer.write_table(part.read_row_group(group))
-        scores = _prediction_metrics(beside / "pairs.parquet", str(manifest.get("threshold_source", "")))
-        write_json(
-            beside / "manifest.json", {**manifest, "format": FORMAT, "admissions": len(hadm_ids), "metrics": scores}
-        )
-    shutil.rmtree(partial)
-    return len(hadm_ids)
-
-
-def unfinished(folder: Path) -> int:
-    """How many admissions an interrupted run of `write_explanations` has explained already."""
-    partial = Path(folder).with_name(f"{Path(folder).name}.partial")
-    return PART * len(list(partial.glob("part-*")))
-
-
-def _begin(partial: Path, key: Mapping[str, Any], overwrite: bool) -> None:
-    record = partial / "key.json"
-    wanted = json.loads(json.dumps(key))
-    if partial.exists():
-        before = read_json(record, what="the settings of an interrupted run") if record.exists() else None
-        if before == wanted:
-            return
-        if not overwrite:
-            differ = sorted(name for name in wanted if before is None or before.get(name) != wanted[name])
-            raise HilatError(
-                f"{partial} holds an interrupted run with other settings ({', '.join(differ) or 'unknown'}); expected the "
-                "same ones to go on with it. Delete that folder, or pass --overwrite"
-            )
-        shutil.rmtree(partial)
-    try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise HilatError(f"cannot write {partial}: {error.strerror}; choose a folder that you may write to") from None
-    write_json(record, wanted)
-
-
-def _part(partial: Path, number: int) -> Path:
-    return partial / f"part-{number:06d}"
-
-
-def _write_part(folder: Path, explained: Iterable[Explained]) -> None:
-    with new_folder(folder, what="part") as beside, ExitStack() as stack:
-        writers = {
-            name: stack.enter_context(pq.ParquetWriter(beside / f"{name}.parquet", schema, compression="zstd"))
-            for name, schema in SCHEMAS.items()
-        }
-        for one in explained:
-            for name, columns in _rows(one).items():
-                if len(columns["hadm_id"]):
-                    writers[name].write_table(pa.table(columns, schema=SCHEMAS[name]))
-
-
-def _prediction_metrics(pairs: Path, source: str) -> dict[str, float] | None:
-    """Micro and macro scores of the admissions' codes, None where the coders' codes are not known."""
-    table = pq.read_table(pairs, columns=["hadm_id", "probability", "threshold", "gold"])
-    if table.num_rows == 0 or table["gold"].null_count:
-        return None
-    n_codes = int((table["hadm_id"].to_numpy() == table["hadm_id"][0].as_py()).sum())
-    probabilities, thresholds, gold = (
-        table[name].to_numpy().reshape(-1, n_codes) for name in ("probability", "threshold", "gold")
-    )  # (N, K)
-    metrics = evaluate_codes(probabilities, gold.astype(np.float32), thresholds[0], threshold_source=source)
-    return {
-        "micro_f1": metrics.micro_f1,
-        "macro_f1_mean_of_codes": metrics.macro_f1_mean_of_codes,
-        "macro_f1_of_macro_p_r": metrics.macro_f1_of_macro_p_r,
-        "micro_auc": metrics.micro_auc,
-    }
-
-
-def _rows(one: Explained) -> dict[str, dict[str, Any]]:
-    n_codes, n_words = len(one.codes), len(one.word_spans)
-    spans = one.word_spans.astype(np.int32)
-    rows = [(method, code) for method in one.methods for code in one.scored]  # what `scores` and `methods` list
-    absent = np.full(len(one.scored), np.nan)
-    return {
-        "pairs": {
-            "hadm_id": [one.hadm_id] * n_codes,
-            "code": list(one.codes),
-            "logit": one.logits,
-            "probability": one.probabilities,
-            "threshold": one.thresholds,
-            "predicted": one.probabilities >= one.thresholds,
-            "gold": [None] * n_codes if one.gold is None else one.gold,
-            "chunk_attention": [None] * n_codes
-            if one.chunk_attention is None
-            else [row.astype(np.float32) for row in one.chunk_attention],
-        },
-        "scores": {
-            "hadm_id": [one.hadm_id] * (n_words * len(rows)),
-            "code": np.repeat(np.array([code for _, code in rows], dtype=object), n_words),
-            "method": np.repeat(np.array([method for method, _ in rows], dtype=object), n_words),
-            "word": np.tile(np.arange(n_words, dtype=np.int32), len(rows)),
-            "start": np.tile(spans[:, 0], len(rows)),
-            "end": np.tile(spans[:, 1], len(rows)),
-            "score": np.concatenate([m.scores.reshape(-1) for m in one.methods.values()]) if rows else np.zeros(0),
-        },
-        "methods": {
-            "hadm_id": [one.hadm_id] * len(rows),
-            "code": [code for _, code in rows],
-            "method": [method for method, _ in rows],
-            "target": [one.methods[method].target for method, _ in rows],
-            "signed": [one.methods[method].signed for method, _ in rows],
-            "outside_words": np.concatenate([m.outside for m in one.methods.values()]) if rows else np.zeros(0),
-            "completeness_gap": np.concatenate(
-                [absent if m.completeness_gap is None else m.completeness_gap for m in one.methods.values()]
-            )
-            if rows
-            else np.zeros(0),
-            "passes": [one.methods[method].passes for method, _ in rows],
-        },
-        "words": {
-            "hadm_id": [one.hadm_id] * n_words,
-            "word": np.arange(n_words, dtype=np.int32),
-            "start": spans[:, 0],
-            "end": spans[:, 1],
-            "chunk": one.word_chunk.astype(np.int16),
-            "tokens": one.word_tokens.astype(np.int16),
-        },
-        "unseen": {
-            "hadm_id": [one.hadm_id] * len(one.removed),
-            "start": one.removed[:, 0].astype(np.int32),
-            "end": one.removed[:, 1].astype(np.int32),
-            "reason": list(one.removed_reasons),
-        },
-    }
-
-
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of an explanation folder."""
     manifest = read_json(Path(folder) / "manifest.json", what="an explanation folder that `hilat explain` wrote")
@@ -303,31 +134,50 @@ def read_explanations(folder: Path, hadm_ids: Sequence[str] | None = None) -> It
     folder = Path(folder)
     read_manifest(folder)
     files = {}
-    for name in _TABLES:
+    for name in SCHEMAS:
         try:
             files[name] = pq.ParquetFile(folder / f"{name}.parquet")
         except (OSError, pa.ArrowInvalid):
             raise HilatError(f"{folder}/{name}.parquet is missing or damaged; run `hilat explain` again") from None
-    streams = {name: _by_admission(file) for name, file in files.items()}
-    waiting = {name: next(stream, None) for name, stream in streams.items()}
     wanted = None if hadm_ids is None else set(hadm_ids)
+    streams = {name: _by_admission(file, wanted) for name, file in files.items()}
+    waiting = {name: next(stream, None) for name, stream in streams.items()}
     while (pairs := waiting["pairs"]) is not None:
         hadm_id = pairs[0]
-        tables = {name: SCHEMAS[name].empty_table() for name in _TABLES}
-        for name in _TABLES:
+        tables = {name: SCHEMAS[name].empty_table() for name in SCHEMAS}
+        for name in SCHEMAS:
             head = waiting[name]
             if head is not None and head[0] == hadm_id:
                 tables[name] = head[1]
                 waiting[name] = next(streams[name], None)
-        if wanted is None or hadm_id in wanted:
-            yield _explained(hadm_id, tables)
+        yield _explained(hadm_id, tables)
 
 
-def _by_admission(file: pq.ParquetFile) -> Iterator[tuple[str, pa.Table]]:
-    """Row groups are written one per admission and table, so reading one back is reading one admission."""
+def _by_admission(file: pq.ParquetFile, wanted: set[str] | None) -> Iterator[tuple[str, pa.Table]]:
+    """The rows of each admission, or of each wanted one; they stand together, mostly in one row group."""
+    last: tuple[str, pa.Table] | None = None
+    for name, rows in _runs(file, wanted):
+        if last is not None and last[0] == name:
+            rows = pa.concat_tables([last[1], rows])
+        elif last is not None:
+            yield last
+        last = name, rows
+    if last is not None:
+        yield last
+
+
+def _runs(file: pq.ParquetFile, wanted: set[str] | None) -> Iterator[tuple[str, pa.Table]]:
+    """Rows of one admission that stand together in a row group."""
     for group in range(file.num_row_groups):
+        ids = file.read_row_group(group, columns=["hadm_id"])["hadm_id"].combine_chunks().dictionary_encode()
+        names = ids.dictionary.to_pylist()
+        if wanted is not None and wanted.isdisjoint(names):
+            continue
         table = file.read_row_group(group)
-        yield table["hadm_id"][0].as_py(), table
+        starts = np.flatnonzero(np.diff(ids.indices.to_numpy(), prepend=-1))  # (A,)
+        for name, start, end in zip(names, starts, [*starts[1:], len(ids)], strict=True):
+            if wanted is None or name in wanted:
+                yield name, table.slice(start, end - start)
 
 
 def _explained(hadm_id: str, tables: Mapping[str, pa.Table]) -> Explained:

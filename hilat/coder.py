@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from itertools import islice, tee
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +16,26 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from hilat.admissions import Admission, CodeBook, HilatError
-from hilat.cleaning import CleaningRules
-from hilat.encoding import ChunkLayout, EncodedDocument, check_tokenizer, collate, encode
+from hilat.cleaning import CleaningRules, CleanText
+from hilat.encoding import (
+    ChunkLayout,
+    EncodedDocument,
+    SpecialFrame,
+    check_tokenizer,
+    collate,
+    encode,
+    in_chunks,
+    special_frame,
+    token_rules,
+)
 from hilat.files import new_folder, read_json, write_json
 from hilat.model import HilatModel, HilatOutput
+from hilat.tokens import TokenRules, token_texts
 from hilat.vocabulary import load_tokenizer
 
 CODER_FILE = "hilat.json"
 _FORMAT = 1
+WINDOW = 16  # admissions that are put into batches of similar length
 
 
 @dataclass(frozen=True)
@@ -62,16 +77,27 @@ class Coder:
         """The admission (or a bare text) as this model's input."""
         return encode(admission, self.tokenizer, self.layout, self.rules)
 
+    @cached_property
+    def token_rules(self) -> TokenRules:
+        """The tokenizer as processes without transformers can use it."""
+        return token_rules(self.tokenizer)
+
+    @cached_property
+    def frame(self) -> SpecialFrame:
+        """The special tokens around each chunk."""
+        return special_frame(self.tokenizer)
+
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """What the model says of one document: (K,) logits and probabilities, and its attentions when asked for.
 
-    token_attention (K, C, T), or (k, C, T) of the codes asked for, and chunk_attention (K, C) as in equations 2 and 6; None
-    when not asked for or not had.
+    cleaned: the words that the model was given, and what was dropped. token_attention (K, C, T), or (k, C, T) of the codes
+    asked for, and chunk_attention (K, C) as in equations 2 and 6; None when not asked for or not had.
     """
 
     document: EncodedDocument
+    cleaned: CleanText
     logits: NDArray[np.float64]
     probabilities: NDArray[np.float64]
     token_attention: NDArray[np.float32] | None = None
@@ -108,34 +134,61 @@ def predict(
     batch_size: int = 8,
     attentions: bool = False,
     attention_codes: Sequence[int] | None = None,
+    workers: int = 0,
 ) -> Iterator[Prediction]:
-    """Predictions in the order of the admissions, batch by batch, so that a split never has to fit in memory.
+    """Predictions in the order of the admissions, window by window, so that a split never has to fit in memory.
+
+    A window of 16 admissions (or one batch, if that is more) is put into batches by length, so that long notes share one.
+    What a batch holds depends on its window only: admissions whose windows are the same give the same numbers, to the last
+    bit, wherever they are computed.
 
     attentions: with chunk attention of all codes, and token attention of the columns `attention_codes` (None: of all,
-    which takes batch_size x K x C x T numbers: 1.5 GB at 8,929 codes, 10 chunks of 512 and a batch of 8).
+    which takes batch_size x K x C x T numbers, 1.5 GB at 8,929 codes, 10 chunks of 512 and a batch of 8; a window is then
+    one batch). workers: processes that clean and tokenise ahead (see `hilat.tokens.token_texts`).
     """
-    batch: list[EncodedDocument] = []
-    for admission in admissions:
-        batch.append(coder.encode(admission))
-        if len(batch) == batch_size:
-            yield from _predict_batch(coder, batch, attentions, attention_codes)
-            batch = []
-    if batch:
-        yield from _predict_batch(coder, batch, attentions, attention_codes)
+    whole = attentions and attention_codes is None
+    window = batch_size if whole else max(batch_size, WINDOW)
+    for documents in _windows(coder, admissions, window, workers):
+        order = np.argsort([document.n_content_tokens for document, _ in documents], kind="stable")
+        found: dict[int, Prediction] = {}
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size].tolist()
+            made = _predict_batch(coder, [documents[n] for n in batch], attentions, attention_codes)
+            found.update(zip(batch, made, strict=True))
+        yield from (found.pop(n) for n in range(len(documents)))
+
+
+def _windows(
+    coder: Coder, admissions: Iterable[Admission | str], window: int, workers: int
+) -> Iterator[list[tuple[EncodedDocument, CleanText]]]:
+    """The admissions as model inputs, each with its clean text, in runs of `window`."""
+    named, texts = tee(admissions)
+    raw = (admission if isinstance(admission, str) else admission.text for admission in texts)
+    read = token_texts(raw, coder.rules, coder.token_rules, workers=workers)
+    stream = (
+        (in_chunks("text" if isinstance(a, str) else a.hadm_id, tokens, coder.layout, coder.frame), tokens.cleaned)
+        for a, tokens in zip(named, read, strict=True)
+    )
+    return iter(lambda: list(islice(stream, window)), [])
 
 
 def _predict_batch(
-    coder: Coder, documents: Sequence[EncodedDocument], attentions: bool, attention_codes: Sequence[int] | None
+    coder: Coder,
+    documents: Sequence[tuple[EncodedDocument, CleanText]],
+    attentions: bool,
+    attention_codes: Sequence[int] | None,
 ) -> Iterator[Prediction]:
-    output = forward(coder.model, documents, attentions=attentions, attention_codes=attention_codes)
+    inputs = [document for document, _ in documents]
+    output = forward(coder.model, inputs, attentions=attentions, attention_codes=attention_codes)
     assert output.logits is not None
     logits = output.logits.double().cpu()  # (B, K)
     probabilities = torch.sigmoid(logits)
     token = None if output.token_attention is None else output.token_attention.float().cpu().numpy()
     chunk = None if output.chunk_attention is None else output.chunk_attention.float().cpu().numpy()
-    for b, document in enumerate(documents):
+    for b, (document, cleaned) in enumerate(documents):
         yield Prediction(
             document,
+            cleaned,
             logits[b].numpy(),
             probabilities[b].numpy(),
             None if token is None else token[b],  # (K or k, C, T)
@@ -214,12 +267,14 @@ def load_coder(folder: Path, device: str | torch.device = "cpu") -> Coder:
 def checked_device(name: str | torch.device = "auto") -> torch.device:
     """The torch device of that name; "auto" takes CUDA, then MPS, then the CPU.
 
+    Where several processes of one machine run (LOCAL_RANK), each takes the CUDA device of its number, unless one is named.
+
     Raises:
         HilatError: for a name that torch does not know or a device that this machine does not have.
     """
     if str(name) == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda")
+            return checked_device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
@@ -229,6 +284,9 @@ def checked_device(name: str | torch.device = "auto") -> torch.device:
     if not present.get(device.type, False):
         have = ", ".join(kind for kind, there in present.items() if there)
         raise HilatError(f"device {str(name)!r} is not on this machine; it has {have}. Pass --device auto")
+    local = os.environ.get("LOCAL_RANK", "")
+    if device.type == "cuda" and device.index is None and local.isdecimal():
+        device = torch.device("cuda", int(local))
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise HilatError(f"device {device} is not there; this machine has {torch.cuda.device_count()} CUDA device(s)")
     return device

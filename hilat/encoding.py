@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from hilat.admissions import Admission, HilatError
 from hilat.cleaning import CleaningRules, CleanText, clean
 from hilat.sections import CHUNK_OF_SECTION, SECTION_CHUNKS
+from hilat.tokens import SpecialIds, TokenRules, TokenText, owners
 
 SPECIAL_TOKENS = 2
 # Segment ids of an XLNet chunk `A <sep> <cls> <pad>...` in the published runs.
@@ -119,17 +120,37 @@ def encode(
     """
     hadm_id, text = ("text", admission) if isinstance(admission, str) else (admission.hadm_id, admission.text)
     cleaned = clean(text, rules)
-    frame = special_frame(tokenizer)
-    ids, words = tokenise(cleaned.words, tokenizer)
+    read = TokenText(cleaned, *tokenise(cleaned.words, tokenizer))
+    return in_chunks(hadm_id, read, layout, special_frame(tokenizer))
+
+
+def in_chunks(hadm_id: str, read: TokenText, layout: ChunkLayout, frame: SpecialFrame) -> EncodedDocument:
+    """A note that is cut into tokens already, in chunks (see `encode`)."""
     room = layout.tokens - SPECIAL_TOKENS
-    pieces = _section_pieces(cleaned, words, room) if layout.by_section else _pieces(len(ids), layout.chunks, room)
+    ids, words = read.ids, read.words
+    pieces: Sequence[slice | NDArray[np.int64]] = (
+        _section_pieces(read.cleaned, words, room) if layout.by_section else _pieces(len(ids), layout.chunks, room)
+    )
     input_ids, mask, types = fill_chunks([ids[piece] for piece in pieces], layout.tokens, frame)
     index = np.full(input_ids.shape, -1, dtype=np.int64)  # (C, T)
     first = len(frame.before)
     for c, piece in enumerate(pieces):
-        index[c, first : first + len(ids[piece])] = words[piece]
-    truncated = np.setdiff1d(words, index)
-    return EncodedDocument(hadm_id, input_ids, mask, types, index, cleaned.spans, len(truncated))
+        own = words[piece]
+        index[c, first : first + len(own)] = own
+    n_words = len(read.cleaned.words)
+    with_tokens = np.bincount(words, minlength=n_words) > 0
+    truncated = np.count_nonzero(with_tokens) - np.count_nonzero(np.bincount(index[index >= 0], minlength=n_words))
+    return EncodedDocument(hadm_id, input_ids, mask, types, index, read.cleaned.spans, int(truncated))
+
+
+def token_rules(tokenizer: PreTrainedTokenizerBase) -> TokenRules:
+    """What `hilat.tokens` needs to know of a fast tokenizer."""
+    return TokenRules(tokenizer.backend_tokenizer.to_str(), _special_ids(tokenizer))
+
+
+def _special_ids(tokenizer: PreTrainedTokenizerBase) -> SpecialIds:
+    unknown = cast("int | None", tokenizer.unk_token_id)
+    return SpecialIds(tuple(i for i in tokenizer.all_special_ids if i != unknown), unknown)
 
 
 def special_frame(tokenizer: PreTrainedTokenizerBase) -> SpecialFrame:
@@ -157,9 +178,8 @@ def special_frame(tokenizer: PreTrainedTokenizerBase) -> SpecialFrame:
 def tokenise(words: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Token ids of the words joined by spaces, without special tokens, and the word of each token; both (N,).
 
-    A token belongs to the word that holds its last character; one that covers only the space before a word (a lone
-    sentence-piece mark) belongs to that word. A word that is spelt like a special token ("<sep>") is unknown, not
-    special.
+    Which word a token belongs to: `hilat.tokens.owners`. A word that is spelt like a special token ("<sep>") is unknown,
+    not special.
     """
     if not words:
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
@@ -172,16 +192,7 @@ def tokenise(words: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> tuple[
         split_special_tokens=True,
         verbose=False,  # the whole note is longer than the encoder's positions; the chunks are not
     )
-    ids = np.array(encoding["input_ids"], dtype=np.int64)  # (N,)
-    unknown = tokenizer.unk_token_id
-    if unknown is not None:
-        ids[np.isin(ids, [special for special in tokenizer.all_special_ids if special != unknown])] = unknown
-    offsets = np.array(encoding["offset_mapping"], dtype=np.int64).reshape(-1, 2)  # (N, 2) into the joined text
-    lengths = np.array([len(word) for word in words])
-    ends = np.cumsum(lengths + 1) - 1  # exclusive end of each word in the joined text
-    last = np.maximum(offsets[:, 1] - 1, offsets[:, 0])  # the token's last character
-    owner = np.minimum(np.searchsorted(ends, last, side="right"), len(words) - 1)
-    return ids, owner.astype(np.int64)
+    return owners(encoding["input_ids"], encoding["offset_mapping"], words, _special_ids(tokenizer))
 
 
 def fill_chunks(
@@ -195,19 +206,23 @@ def fill_chunks(
     input_ids = np.full(shape, frame.pad, dtype=np.int64)  # (C, T)
     mask = np.zeros(shape, dtype=np.int64)
     types = np.full(shape, _XLNET_PAD if frame.xlnet else 0, dtype=np.int64)
+    first = len(frame.before)
     for c, content in enumerate(contents):
-        row = [*frame.before, *content.tolist(), *frame.after]
-        input_ids[c, : len(row)] = row
-        mask[c, : len(row)] = 1
+        after = first + len(content)
+        end = after + len(frame.after)
+        input_ids[c, :first] = frame.before
+        input_ids[c, first:after] = content
+        input_ids[c, after:end] = frame.after
+        mask[c, :end] = 1
         if frame.xlnet:
-            types[c, : len(row)] = _XLNET_TEXT
-            types[c, len(row) - 1] = _XLNET_CLS
+            types[c, :end] = _XLNET_TEXT
+            types[c, end - 1] = _XLNET_CLS
     return input_ids, mask, types
 
 
-def _pieces(tokens: int, chunks: int, room: int) -> list[NDArray[np.int64]]:
+def _pieces(tokens: int, chunks: int, room: int) -> list[slice]:
     """Token positions per chunk, filled one after the other; empty ones where the note is over."""
-    return [np.arange(min(c * room, tokens), min((c + 1) * room, tokens)) for c in range(chunks)]
+    return [slice(min(c * room, tokens), min((c + 1) * room, tokens)) for c in range(chunks)]
 
 
 def _section_pieces(cleaned: CleanText, words: NDArray[np.int64], room: int) -> list[NDArray[np.int64]]:

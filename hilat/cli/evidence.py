@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -40,7 +39,8 @@ def bring(
     Example: [bold]hilat evidence import --explanations e --table theirs.csv --name plm-icd --out e2[/]
     """
     from explain.foreign import read_score_table, scores_of_mdace, with_foreign
-    from explain.table import read_explanations, read_manifest, write_explanations
+    from explain.table import read_explanations, read_manifest
+    from explain.writing import Run, write_explanations
     from hilat.corpora.mdace import read_mdace
 
     if (table is None) == (mdace is None):
@@ -62,9 +62,7 @@ def bring(
     stream = with_foreign(read_explanations(explanations), foreign, name, "sum" if table is not None else "max")
     said = {**manifest, "methods": {**manifest["methods"], name: f"imported from {(table or mdace or Path()).name}"}}
     shutil.rmtree(out_folder.with_name(f"{out_folder.name}.partial"), ignore_errors=True)  # an import starts anew
-    write_explanations(
-        out_folder, ids, lambda part: islice(stream, part.stop - part.start), said, key={"import": name}, overwrite=overwrite
-    )  # fmt: skip
+    write_explanations(out_folder, ids, lambda _: stream, said, Run({"import": name}, overwrite))
     if json:
         emit_json({"explanations": str(out_folder), "pairs": kept, "left_out": before - kept, "method": name})
     else:

@@ -6,19 +6,22 @@ import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import count as numbers
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hilat.cli.console import counting, emit_json, out, say, table
-from hilat.cli.options import BatchSize, CorpusFolder, Device, Json, ModelFolder, Overwrite, Seed, Split
+from hilat.cli.console import emit_json, out, progress, say, table
+from hilat.cli.options import BatchSize, CorpusFolder, Device, Json, ModelFolder, Overwrite, Seed, Split, Workers
+from hilat.processes import ALONE, Processes
 
 if TYPE_CHECKING:
     from explain.subject import MethodOptions
     from explain.table import Explained
     from hilat.admissions import Admission
     from hilat.coder import Coder
+    from hilat.corpora.streaming import StoredSplit
 
 
 def _list(asked: bool) -> None:
@@ -57,6 +60,7 @@ def explain(
     samples: Annotated[int, typer.Option(min=10, help="Perturbed notes for LIME and KernelSHAP.")] = 1000,
     seed: Seed = 0,
     batch_size: BatchSize = 8,
+    workers: Workers = 0,
     list_methods: Annotated[  # noqa: ARG001
         bool, typer.Option("--list-methods", is_eager=True, callback=_list, help="Show the methods and stop.")
     ] = False,
@@ -66,18 +70,21 @@ def explain(
 ) -> None:
     """Write the word scores of a split's notes as Parquet tables (no note text in them).
 
-    A run that was stopped goes on where it stopped when the same command is given again.
+    A run that was stopped goes on where it stopped when the same command is given again. Several processes share the notes.
 
     Examples:
 
       [bold]hilat explain --model runs/xlnet/model --corpus corpora/mimic50 --out runs/xlnet/explain[/]
 
       [bold]hilat explain --model m --corpus c --out e --method attention,input_x_gradient --codes false-positive,428.0[/]
+
+      [bold]torchrun --nproc-per-node 2 -m hilat explain --model m --corpus c --out e[/]
     """
     from explain.methods import METHODS, checked_methods
     from explain.subject import MethodOptions
     from hilat.coder import load_coder
-    from hilat.corpora import read_corpus
+    from hilat.corpora.streaming import open_split
+    from hilat.processes import together
 
     methods = checked_methods(tuple(METHODS) if method == "all" else tuple(_listed(method)))
     options = MethodOptions(
@@ -89,12 +96,15 @@ def explain(
         samples=samples,
         seed=seed,
     )
-    coder = load_coder(model, device)
-    data = read_corpus(corpus, splits=[split])
     choices = _listed(codes)
     begun = time.monotonic()
-    plan = Plan(split, data.source, tuple(choices), methods, options, batch_size)
-    count = write(coder, model, data.split(split), out_folder, plan, overwrite)
+    with together() as processes:
+        coder = load_coder(model, device)
+        notes = open_split(corpus, split)
+        plan = Plan(split, notes.source, tuple(choices), methods, options, batch_size, workers)
+        count = write(coder, model, notes, out_folder, plan, overwrite, processes)
+    if not processes.first:
+        return
     summary = {
         "explanations": str(out_folder),
         "admissions": count,
@@ -118,21 +128,34 @@ class Plan:
     methods: tuple[str, ...]
     options: MethodOptions
     batch_size: int = 8
+    workers: int = 0
 
 
-def write(coder: Coder, model: Path, admissions: Sequence[Admission], folder: Path, plan: Plan, overwrite: bool) -> int:
-    """Explain admissions into a folder, with a progress bar; returns how many."""
+def write(
+    coder: Coder,
+    model: Path,
+    admissions: Sequence[Admission] | StoredSplit,
+    folder: Path,
+    plan: Plan,
+    overwrite: bool,
+    processes: Processes = ALONE,
+) -> int:
+    """Explain admissions into a folder, with a progress bar; returns how many.
+
+    The admissions are gone through twice: for their ids and a digest of all, then to be explained.
+    """
     import numpy as np
 
     from explain.collect import chosen_columns, collect, fingerprint
     from explain.methods import METHODS
-    from explain.table import unfinished, write_explanations
+    from explain.writing import PART, Run, unfinished, write_explanations
     from hilat.provenance import run_record
 
     nothing = np.zeros(len(coder.code_book), dtype=bool)
     chosen_columns(plan.choices, coder, nothing, nothing)  # a wrong code is told before the work begins
     options = asdict(plan.options)
     settings = {"model": str(model), "split": plan.split, "codes": list(plan.choices), "options": options}
+    ids, data = _ids_and_digest(admissions)
     manifest = {
         **run_record("explain", settings, plan.options.seed),
         "source": plan.source,
@@ -142,45 +165,51 @@ def write(coder: Coder, model: Path, admissions: Sequence[Admission], folder: Pa
         "label_set": list(coder.code_book.codes),
         "system": coder.code_book.system,
         "methods": {name: METHODS[name].says for name in plan.methods},
+        "model_fingerprint": fingerprint(coder),
+        "data_fingerprint": data,
     }
-    ids = [admission.hadm_id for admission in admissions]
-    digest = hashlib.sha256("\n".join(ids).encode()).hexdigest()
-    manifest["model_fingerprint"], manifest["data_fingerprint"] = fingerprint(coder), _texts_digest(admissions)
     key = {
         "model": manifest["model_fingerprint"],
-        "admissions": digest,
+        "admissions": data,
         "codes": list(plan.choices),
         "methods": list(plan.methods),
         "options": options,
     }
-    done = unfinished(folder)
-    if done:
-        say(f"going on after {min(done, len(ids))} admissions")
-    with counting(len(ids), "explaining") as tick:
-        tick(min(done, len(ids)))
+    part = max(PART, plan.batch_size)
+    done = min(unfinished(folder, part), len(ids))
+    if done and processes.first:
+        say(f"going on after {done} admissions")
 
-        def explained(part: slice) -> Iterator[Explained]:
-            stream = collect(
-                coder,
-                admissions[part],
-                choices=plan.choices,
-                methods=plan.methods,
-                options=plan.options,
-                batch_size=plan.batch_size,
-            )
-            for one in stream:
-                yield one
-                tick(1)
+    def explained(parts: Sequence[slice]) -> Iterator[Explained]:
+        wanted = [n for one in parts for n in range(one.start, one.stop)]
+        chosen = set(wanted)
+        notes = (admission for n, admission in zip(numbers(), admissions, strict=False) if n in chosen)
+        stream = collect(
+            coder,
+            notes,
+            choices=plan.choices,
+            methods=plan.methods,
+            options=plan.options,
+            batch_size=plan.batch_size,
+            workers=plan.workers,
+        )
+        yield from progress(stream, len(wanted), _title(processes)) if processes.first else stream
 
-        return write_explanations(folder, ids, explained, manifest, key=key, overwrite=overwrite)
+    return write_explanations(folder, ids, explained, manifest, Run(key, overwrite, part, processes))
 
 
-def _texts_digest(admissions: Sequence[Admission]) -> str:
-    """A short digest of the admissions' ids, texts and codes: the same data give the same one."""
-    digest = hashlib.blake2b(digest_size=12)
+def _title(processes: Processes) -> str:
+    """What the bar says: of several processes, the first one's share is shown."""
+    return "explaining" if processes.count == 1 else f"explaining, process 1 of {processes.count}"
+
+
+def _ids_and_digest(admissions: Sequence[Admission] | StoredSplit) -> tuple[list[str], str]:
+    """The ids, and a short digest of ids, texts and codes: the same data give the same one."""
+    ids, digest = [], hashlib.blake2b(digest_size=12)
     for a in admissions:
+        ids.append(a.hadm_id)
         digest.update("\x1f".join((a.hadm_id, a.text, *a.codes)).encode("utf-8", "surrogatepass") + b"\x1e")
-    return digest.hexdigest()
+    return ids, digest.hexdigest()
 
 
 def _listed(text: str) -> list[str]:

@@ -10,6 +10,9 @@ import typer
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0, ... or mps.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Admissions per forward pass.")]
+Workers = Annotated[
+    int, typer.Option(min=0, help="Processes that clean and tokenise notes ahead of the model; 0: none.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 ModelFolder = Annotated[Path, typer.Option("--model", help="A model folder that `hilat train` wrote (RUN/model).")]
 CorpusFolder = Annotated[Path, typer.Option("--corpus", help="A corpus folder that `hilat corpus` wrote.")]

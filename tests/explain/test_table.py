@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from explain.collect import collect, fingerprint
-from explain.table import PART, Explained, read_explanations, read_manifest, write_explanations
+from explain.table import Explained, read_explanations, read_manifest
+from explain.writing import PART, Run, write_explanations
 from hilat.admissions import Admission, HilatError
 from hilat.coder import Coder
 
@@ -29,8 +30,14 @@ def admissions(note: str, count: int) -> list[Admission]:
     return [Admission(f"a{n}", f"Note {'again ' * (n % 3)}{note}", codes[n % 3]) for n in range(count)]
 
 
-def explaining(coder: Coder, notes: list[Admission], **options: object) -> Callable[[slice], Iterator[Explained]]:
-    return lambda part: collect(coder, notes[part], methods=METHODS, **options)  # type: ignore[arg-type]
+def explaining(
+    coder: Coder, notes: list[Admission], **options: object
+) -> Callable[[Sequence[slice]], Iterator[Explained]]:
+    return lambda parts: collect(coder, chosen(notes, parts), methods=METHODS, **options)  # type: ignore[arg-type]
+
+
+def chosen(notes: list[Admission], parts: Sequence[slice]) -> list[Admission]:
+    return [note for part in parts for note in notes[part]]
 
 
 def same(first: Explained, second: Explained) -> None:
@@ -50,7 +57,7 @@ def same(first: Explained, second: Explained) -> None:
 def test_what_is_written_comes_back(coder: Coder, note: str, tmp_path: Path) -> None:
     notes = admissions(note, PART + 2)
     out = tmp_path / "out"
-    count = write_explanations(out, [a.hadm_id for a in notes], explaining(coder, notes), {"x": 1}, key={"a": 1})
+    count = write_explanations(out, [a.hadm_id for a in notes], explaining(coder, notes), {"x": 1}, Run({"a": 1}))
     assert count == len(notes)
     for written, read in zip(collect(coder, notes, methods=METHODS), read_explanations(out), strict=True):
         same(written, read)
@@ -66,7 +73,7 @@ def test_what_is_written_comes_back(coder: Coder, note: str, tmp_path: Path) -> 
 def test_a_note_without_any_chosen_code_has_no_scores(coder: Coder, note: str, tmp_path: Path) -> None:
     notes = admissions(note, 3)
     ids = [a.hadm_id for a in notes]
-    write_explanations(tmp_path / "out", ids, explaining(coder, notes, choices=("gold",)), {}, key={})
+    write_explanations(tmp_path / "out", ids, explaining(coder, notes, choices=("gold",)), {}, Run({}))
     read = list(read_explanations(tmp_path / "out"))
     assert [one.scored for one in read] == [("401.9", "584.9"), ("428.0",), ()]
     assert read[2].of("attention") == {}
@@ -78,24 +85,22 @@ def test_a_run_that_stops_goes_on_with_the_same_settings_only(coder: Coder, note
     notes = admissions(note, 2 * PART + 1)
     ids = [a.hadm_id for a in notes]
     out = tmp_path / "out"
-    calls: list[slice] = []
+    calls: list[list[slice]] = []
 
-    def stops(part: slice) -> Iterator[Explained]:
-        calls.append(part)
-        for n, one in enumerate(collect(coder, notes[part])):
-            if len(calls) == 2 and n == 3:
+    def stops(parts: Sequence[slice]) -> Iterator[Explained]:
+        calls.append(list(parts))
+        for n, one in enumerate(collect(coder, chosen(notes, parts))):
+            if len(calls) == 1 and n == PART + 3:
                 raise KeyboardInterrupt
             yield one
 
     with pytest.raises(KeyboardInterrupt):
-        write_explanations(out, ids, stops, {}, key={"seed": 0})
+        write_explanations(out, ids, stops, {}, Run({"seed": 0}))
     assert not out.exists()
     with pytest.raises(HilatError, match=r"other settings \(seed\)"):
-        write_explanations(out, ids, stops, {}, key={"seed": 1})
-    calls.clear()
-    calls += [slice(0), slice(0)]  # no more interruptions
-    write_explanations(out, ids, stops, {}, key={"seed": 0})
-    assert calls[2:] == [slice(PART, 2 * PART), slice(2 * PART, len(ids))]
+        write_explanations(out, ids, stops, {}, Run({"seed": 1}))
+    write_explanations(out, ids, stops, {}, Run({"seed": 0}))
+    assert calls[1:] == [[slice(PART, 2 * PART), slice(2 * PART, len(ids))]]
     for whole, read in zip(collect(coder, notes), read_explanations(out), strict=True):
         same(whole, read)
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
@@ -103,7 +108,7 @@ def test_a_run_that_stops_goes_on_with_the_same_settings_only(coder: Coder, note
 
 def test_damage_is_told(coder: Coder, note: str, tmp_path: Path) -> None:
     notes = admissions(note, 1)
-    write_explanations(tmp_path / "out", ["a0"], explaining(coder, notes), {}, key={})
+    write_explanations(tmp_path / "out", ["a0"], explaining(coder, notes), {}, Run({}))
     path = tmp_path / "out" / "scores.parquet"
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(HilatError, match="missing or damaged"):
