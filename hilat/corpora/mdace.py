@@ -1,19 +1,23 @@
 """MDACE's span format (Cheng et al. 2023): one JSON file per admission, its notes, and per note the annotated spans.
 
 The released files hold no text: offsets count in the notes as MIMIC-III released them. This module reads and writes the
-format; joining spans to the notes of NOTEEVENTS needs those.
+format, and puts spans on admissions; `mdace_corpus` makes a corpus of them with the notes of NOTEEVENTS.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hilat.admissions import Admission, CodeBook, EvidenceSpan, HilatError
+from hilat.admissions import Admission, CodeBook, EvidenceSpan, HilatError, NoteSpan
 from hilat.files import new_folder, read_json, write_text
+
+_DROPPED_BLANKS = (
+    200  # at most so many blanks at the end of a joined note are gone; a span further out is of another text
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +72,14 @@ def read_mdace(folder: Path) -> Iterator[MdaceNote]:
 def with_mdace_evidence(
     admissions: Sequence[Admission], notes: Iterable[MdaceNote], codes: CodeBook | None = None
 ) -> tuple[tuple[Admission, ...], int]:
-    """Admissions with the spans of their MDACE note as evidence, and how many spans of other codes were left out.
+    """Admissions with the spans of their MDACE notes as evidence, and how many spans were left out.
 
-    Each admission must have one note in the files, whose text is the admission's: otherwise offsets would not fit.
+    Where an admission knows its notes by id (MIMIC corpora do), spans are put on the note they were made on; those of notes that the
+    text does not hold are left out. Otherwise an admission must have one annotated note, whose text is the admission's.
+    Left out too are spans of codes that `codes` does not have, and of blanks that joining dropped.
 
     Raises:
-        HilatError: an admission with several annotated notes, or a span beyond its text.
+        HilatError: an admission without known notes has several annotated ones, or a span beyond its note.
     """
     of: dict[str, list[MdaceNote]] = {}
     for note in notes:
@@ -82,26 +88,48 @@ def with_mdace_evidence(
     left_out = 0
     found = []
     for admission in admissions:
-        own = of.get(admission.hadm_id, [])
-        if len(own) > 1:
-            raise HilatError(
-                f"admission {admission.hadm_id} has {len(own)} annotated notes in the MDACE files and one text here; "
-                "expected one. Keep the files of the note whose text the corpus holds"
-            )
-        spans = []
-        for span in own[0].spans if own else ():
-            if codes is not None and span.code not in codes:
-                left_out += 1
-                continue
-            if span.end > len(admission.text):
-                raise HilatError(
-                    f"admission {admission.hadm_id} has an MDACE span that ends at {span.end} in a text of "
-                    f"{len(admission.text)} characters; expected spans of this text. Check that the note is the same"
-                )
-            spans.append(EvidenceSpan(span.code, ((span.begin, span.end),)))
-        kept = tuple(dict.fromkeys(spans))
-        found.append(Admission(admission.hadm_id, admission.text, admission.codes, kept, admission.decoys, admission.split, admission.subject_id))  # fmt: skip
+        kept: dict[EvidenceSpan, None] = {}
+        for annotated, place in _places(admission, of.get(admission.hadm_id, [])):
+            for span in annotated.spans:
+                segment = None
+                if place is not None and (codes is None or span.code in codes):
+                    segment = placed(span.begin, span.end, place, admission)
+                if segment is None:
+                    left_out += 1
+                else:
+                    kept[EvidenceSpan(span.code, (segment,))] = None
+        found.append(replace(admission, evidence=tuple(kept)))
     return tuple(found), left_out
+
+
+def placed(begin: int, end: int, note: NoteSpan, admission: Admission) -> tuple[int, int] | None:
+    """Characters [begin, end) of a note, as `plain_text`, as characters of its admission; None where joining dropped them.
+
+    Raises:
+        HilatError: the span ends beyond the note (before another note, beyond more blanks than joining may have dropped).
+    """
+    first, last = note.start + begin - note.skipped, note.start + end - note.skipped
+    if last > note.end + (_DROPPED_BLANKS if note.end < len(admission.text) else 0):
+        raise HilatError(
+            f"admission {admission.hadm_id} has an MDACE span that ends at {end} in a text of "
+            f"{note.end - note.start + note.skipped} characters; expected spans of this text. Check that the note is the same"
+        )
+    first, last = max(first, note.start), min(last, note.end)
+    return (first, last) if first < last else None
+
+
+def _places(admission: Admission, annotated: Sequence[MdaceNote]) -> list[tuple[MdaceNote, NoteSpan | None]]:
+    """Each annotated note with where it lies; None where the admission's text does not hold it."""
+    if any(note.note_id for note in admission.notes):
+        lies = {note.note_id: note for note in admission.notes}
+        return [(note, lies.get(note.note_id)) for note in annotated]
+    if len(annotated) > 1:
+        raise HilatError(
+            f"admission {admission.hadm_id} has {len(annotated)} annotated notes in the MDACE files and one text here; "
+            "expected one. Keep the files of the note whose text the corpus holds, or make it with `hilat corpus mdace`"
+        )
+    whole = NoteSpan(0, len(admission.text))
+    return [(note, whole) for note in annotated]
 
 
 def write_mdace(

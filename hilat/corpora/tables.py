@@ -91,10 +91,9 @@ def read_table(
 
 def plain_offsets(text: str) -> NDArray[np.int64]:
     """For each position of a text (its end included), the position in `plain_text(text)`."""
-    kept = np.ones(len(text), dtype=np.int64)
-    for i, character in enumerate(text):
-        if character == "\x00" or (character == "\n" and i > 0 and text[i - 1] == "\r"):
-            kept[i] = 0  # of CRLF the CR stays, as LF
+    units = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    kept = (units != 0).astype(np.int64)
+    kept[1:][(units[1:] == ord("\n")) & (units[:-1] == ord("\r"))] = 0  # of CRLF the CR stays, as LF
     return np.concatenate([[0], np.cumsum(kept)])
 
 
