@@ -17,9 +17,11 @@ from explain.gradients import (
     gradient_shap,
     input_x_gradient,
     integrated_gradients,
+    state_x_gradient,
 )
 from explain.occlusion import occlusion, sentence_groups, window_occlusion
 from explain.rollout import label_rollout, rollout
+from explain.sampling import Pool
 from explain.subject import Subject, WordScores
 from explain.surrogates import Surrogate, kernel_shap, lime, neighbour_groups
 from hilat.admissions import HilatError
@@ -89,6 +91,16 @@ def _input_x_gradient_norm(subject: Subject) -> WordScores:
     return _from_tokens(subject, subject.input_x_gradient_norm)
 
 
+def _state_x_gradient(subject: Subject) -> WordScores:
+    tokens = state_x_gradient(subject.part, subject.document, subject.every, options=subject.gradient_options)
+    return _from_tokens(subject, tokens)
+
+
+def _state_x_gradient_norm(subject: Subject) -> WordScores:
+    tokens = state_x_gradient(subject.part, subject.document, subject.every, "l2", subject.gradient_options)
+    return _from_tokens(subject, tokens)
+
+
 def _integrated_gradients(subject: Subject) -> WordScores:
     options, given = subject.options, subject.gradient_options
     passes = 0
@@ -147,7 +159,8 @@ def _surrogate(subject: Subject, fitted: Callable[..., Surrogate]) -> WordScores
     before, options = subject.without.passes, subject.options
     groups = neighbour_groups(np.flatnonzero(subject.seen), len(subject.seen), options.groups)
     seed = seed_of(subject.document.hadm_id, options.seed)
-    found = fitted(subject.without, groups, options.samples, seed, options.output)
+    pool = Pool(options.pool, subject.without.words_of_chunks) if options.pool else None
+    found = fitted(subject.without, groups, options.samples, seed, options.output, pool)
     return _signed(subject, found.scores, before)
 
 
@@ -187,6 +200,10 @@ METHODS: dict[str, Method] = {
     "saliency": Method("gradient", "L2 norm of the gradient at the embedding", _saliency),
     "input_x_gradient": Method("gradient", "embedding times gradient, summed", _input_x_gradient),
     "input_x_gradient_norm": Method("gradient", "embedding times gradient, L2 norm", _input_x_gradient_norm),
+    "state_x_gradient": Method(
+        "gradient", "hidden state times gradient, summed; head only: not what the encoder mixed", _state_x_gradient
+    ),
+    "state_x_gradient_norm": Method("gradient", "the same, L2 norm; head only", _state_x_gradient_norm),
     "integrated_gradients": Method("gradient", "gradient along the way from a baseline", _integrated_gradients),
     "gradient_shap": Method("gradient", "gradient at random points on the way from a baseline", _gradient_shap),
     "deep_lift": Method("gradient", "DeepLIFT multipliers from a baseline", _deep_lift),

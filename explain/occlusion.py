@@ -17,7 +17,7 @@ from explain.note_gradients import Output, known
 from hilat.admissions import HilatError
 
 SetFunction = Callable[[NDArray[np.bool_]], NDArray[np.float64]]
-_BLOCK = 512  # masks that are handed over at a time
+_BLOCK = 1024  # masks that are handed over at a time
 # Between two words of one sentence there is no line break, and no full stop, question or exclamation mark or semicolon
 # before white space.
 _BORDER = re.compile(r"\n|[.!?;]\s")

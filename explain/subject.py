@@ -28,7 +28,8 @@ class MethodOptions:
     perturbation explain. baseline: where path methods start. steps: points of the path; integrated gradients takes up
     to four times as many where the completeness gap asks for it. bound: the completeness gap above which a path method
     is an error; sampled_bound: the same for gradient SHAP, whose gap is that of a sample. removal: what becomes of a removed word. window: words per window of occlusion.
-    samples, groups: of LIME and KernelSHAP: perturbed notes, and the most groups of neighbouring words.
+    samples, groups: of LIME and KernelSHAP: perturbed notes, and the most groups of neighbouring words. pool: how many
+    changed versions of a chunk these notes are put together from (`explain.sampling`); 0: each note has its own.
     """
 
     join: Join = "sum"
@@ -41,6 +42,7 @@ class MethodOptions:
     window: int = 5
     samples: int = 1000
     groups: int = 200
+    pool: int = 200
     seed: int = 0
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from explain.note_gradients import Output
 from explain.occlusion import SetFunction, outputs
+from explain.sampling import Pool, pooled
 from hilat.admissions import HilatError
 
 _LIME_KERNEL_WIDTH = 25.0  # of the released code for text, on cosine distances times 100
@@ -43,23 +44,38 @@ def neighbour_groups(words: NDArray[np.int64], n_words: int, most: int) -> NDArr
     return groups
 
 
-def lime(value: SetFunction, groups: NDArray[np.int64], samples: int, seed: int, output: Output = "logit") -> Surrogate:
+def lime(
+    value: SetFunction,
+    groups: NDArray[np.int64],
+    samples: int,
+    seed: int,
+    output: Output = "logit",
+    pool: Pool | None = None,
+) -> Surrogate:
     """LIME for text (Ribeiro et al. 2016, section 3.4 and the authors' code): weighted ridge on random subsets.
 
     A sample removes a number of groups drawn evenly from 1 to all, at random; its weight is exp(-d^2 / 25^2), d a
     hundred times the cosine distance of its mask from the whole note; ridge penalty 1. (The released code weights
-    errors by the square root of that kernel twice squared, which is the same least squares.)
+    errors by the square root of that kernel twice squared, which is the same least squares.) With a pool, the same
+    problem is estimated from the samples of `explain.sampling`.
 
     Raises:
         HilatError: without any group, or fewer than 2 samples.
     """
     n = _count(groups, samples)
-    rng = np.random.default_rng(seed)
-    keep = np.ones((samples, n), dtype=bool)  # the first row keeps all
-    for row in keep[1:]:
-        row[rng.choice(n, size=rng.integers(1, n + 1), replace=False)] = False
-    distance = 100.0 * (1.0 - np.sqrt(keep.mean(axis=1)))  # cosine of a 0/1 vector with ones: sqrt(share of ones)
-    weights = np.exp(-((distance / _LIME_KERNEL_WIDTH) ** 2))
+    chunks = _pays(pool, groups)
+    if pool is None or chunks is None:
+        keep = np.ones((samples, n), dtype=bool)  # the first row keeps all
+        rng = np.random.default_rng(seed)
+        for row in keep[1:]:
+            row[rng.choice(n, size=rng.integers(1, n + 1), replace=False)] = False
+        weights = _lime_kernel(keep.sum(axis=1), n)
+    else:
+        wanted = _lime_kernel(np.arange(n + 1), n) / n  # one of n sizes
+        wanted[n] = 0.0
+        drawn, found = pooled(chunks, wanted, samples - 1, pool.size, seed)
+        keep = np.concatenate([np.ones((1, n), dtype=bool), drawn])
+        weights = np.concatenate([np.ones(1), found])
     y = outputs(value, _of_words(keep, groups), output)  # (S, K)
     x = keep.astype(np.float64)
     x_mean, y_mean = weights @ x / weights.sum(), weights @ y / weights.sum()
@@ -68,20 +84,40 @@ def lime(value: SetFunction, groups: NDArray[np.int64], samples: int, seed: int,
     return Surrogate(_to_words(slopes, groups), _fit(y, y_mean + (x - x_mean) @ slopes, weights), n, False)
 
 
+def _lime_kernel(kept: NDArray[np.int64], n: int) -> NDArray[np.float64]:
+    """Weights of subsets by their size; the cosine of a 0/1 vector with ones is the square root of its share of ones."""
+    distance = 100.0 * (1.0 - np.sqrt(kept / n))
+    return np.asarray(np.exp(-((distance / _LIME_KERNEL_WIDTH) ** 2)))
+
+
 def kernel_shap(
-    value: SetFunction, groups: NDArray[np.int64], samples: int, seed: int, output: Output = "logit"
+    value: SetFunction,
+    groups: NDArray[np.int64],
+    samples: int,
+    seed: int,
+    output: Output = "logit",
+    pool: Pool | None = None,
 ) -> Surrogate:
     """KernelSHAP (Lundberg and Lee 2017, theorem 2): Shapley values as the constrained least squares of their kernel.
 
     Exact when all 2^G subsets are at most `samples`. Otherwise sizes are drawn by the kernel, each subset with its
-    complement (Covert and Lee 2021), so that the samples weigh the same. The scores sum to f(x) - f(nothing) exactly.
+    complement (Covert and Lee 2021), so that the samples weigh the same; with a pool, from the samples of
+    `explain.sampling`, with their complements. The scores sum to f(x) - f(nothing) exactly.
 
     Raises:
         HilatError: without any group, or fewer than 2 samples.
     """
     n = _count(groups, samples)
     exact = 2**n <= samples
-    inner, weights = _every_subset(n) if exact else _drawn_subsets(n, samples - 2, seed)
+    chunks = _pays(pool, groups)
+    if exact:
+        inner, weights = _every_subset(n)
+    elif pool is None or chunks is None:
+        inner, weights = _drawn_subsets(n, samples - 2, seed)
+    else:
+        sizes = np.arange(1, n)
+        wanted = np.concatenate([np.zeros(1), 1.0 / (sizes * (n - sizes)), np.zeros(1)])
+        inner, weights = pooled(chunks, wanted, samples - 2, pool.size, seed, paired=True)
     keep = np.concatenate([np.zeros((1, n), dtype=bool), np.ones((1, n), dtype=bool), inner])
     found = outputs(value, _of_words(keep, groups), output)  # (S, K)
     empty, full, y = found[0], found[1], found[2:] - found[0]
@@ -96,6 +132,14 @@ def kernel_shap(
     slopes[-1] = total - slopes[:-1].sum(axis=0)
     fit = _fit(y, x @ slopes, weights) if len(inner) else np.ones_like(total)
     return Surrogate(_to_words(slopes, groups), fit, n, exact)
+
+
+def _pays(pool: Pool | None, groups: NDArray[np.int64]) -> list[NDArray[np.int64]] | None:
+    """The groups of each chunk where a pool saves passes: several chunks, and one with more subsets than masks."""
+    chunks = [] if pool is None else pool.groups_of_chunks(groups)
+    if pool is None or len(chunks) < 2 or 2 ** max(map(len, chunks)) <= pool.size:
+        return None
+    return chunks
 
 
 def _every_subset(n: int) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
