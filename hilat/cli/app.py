@@ -21,6 +21,7 @@ from hilat.cli import (
     models,
     predict,
     report,
+    study,
     train,
 )
 
@@ -54,6 +55,8 @@ app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 app.add_typer(corpus.app, name="corpus")
 app.command("train")(train.train)
+app.command("study")(study.study)
+app.command("study-run", hidden=True)(study.run_one)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("explain")(explain.explain)
