@@ -26,6 +26,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "bias_init": ("zero", "prevalence"),
     "new_embeddings": ("random", "cooccurrence"),
     "fine_tune": ("all", "last", "none"),
+    "batches": ("random", "by_length"),
     "schedule": ("linear", "cosine", "constant_with_warmup"),
     "precision": ("auto", "float32", "bf16"),
     "threshold": ("fixed", "global", "per_code"),
@@ -47,6 +48,8 @@ class TrainingSettings:
     attention: "learned", or a control that is not: "uniform", or "frozen" at its start (see `HilatConfig`).
     label_init: label vectors start at random, from the encoded code titles (ablation f), or from the tokens most associated
         with the code in the training notes ("associations"; not in the paper, see `hilat.associations`).
+    batches: documents of a batch at random, as published, or of similar length ("by_length"), which spreads the work evenly
+        over several processes; on one it makes no difference, as no work is done for empty chunks and padding.
     learning_rate: for all; embedding_learning_rate and head_learning_rate, where given, for those parts.
     init_std: standard deviation of the attention and classifier weights at the start (0.03 in the published code, for a
         width of 768; narrow models start better near 0.1).
@@ -82,6 +85,7 @@ class TrainingSettings:
     dropout: float = 0.1
     init_std: float = 0.03
     batch_size: int = 16
+    batches: str = "random"
     accumulate: int = 1
     steps: int = 2500
     epochs: float | None = None

@@ -31,6 +31,7 @@ from transformers import (
 
 from hilat.admissions import Admission, CodeBook, HilatError
 from hilat.associations import initialise_from_associations
+from hilat.batches import LengthTrainer
 from hilat.building import (
     cleaning_of,
     layout_of,
@@ -296,7 +297,7 @@ def _trainer(
     if settings.token_dropout and mask is None:
         raise HilatError("setting token_dropout needs a mask token; this tokenizer has none. Set token_dropout: 0")
     stopping = [EarlyStoppingCallback(settings.patience)] if settings.patience and val_set is not None else []
-    trainer = Trainer(
+    trainer = (LengthTrainer if settings.batches == "by_length" else Trainer)(
         model=model,
         args=arguments,
         data_collator=Collator(mask, settings.token_dropout),

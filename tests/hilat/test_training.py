@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 import torch
 
 from hilat.admissions import HilatError
+from hilat.batches import ByLength
 from hilat.building import make_model, parameter_groups, start_biases
 from hilat.corpora import Corpus, read_corpus, write_corpus
 from hilat.corpora.planted import PlantedSettings, make_planted
@@ -145,6 +147,40 @@ def test_a_run_is_not_overwritten_and_not_resumed_with_other_settings(corpus: Co
         train(corpus, settings, tmp_path / "run", device="cpu")
     with pytest.raises(HilatError, match="learning_rate differ"):
         train(corpus, replace(settings, learning_rate=1e-4), tmp_path / "run", device="cpu", resume=True)
+
+
+def test_batches_by_length_hold_documents_of_similar_length_and_each_once() -> None:
+    lengths = np.random.default_rng(0).permutation(np.arange(1003))
+    sampler = ByLength(lengths.tolist(), 4, seed=5)
+    epochs = []
+    for epoch in (0, 1):
+        sampler.set_epoch(epoch)
+        order = list(sampler)
+        assert sorted(order) == list(range(1003))
+        assert order == list(sampler)
+        whole = lengths[order][:1000].reshape(-1, 4)
+        # Five pools of 200 documents each: neighbours in a pool are about five apart in length, at random 400.
+        assert np.median(np.ptp(whole, axis=1)) < 30
+        firsts = whole[:, 0]
+        assert abs(np.corrcoef(firsts[:-1], firsts[1:])[0, 1]) < 0.3  # batches themselves come in random order
+        epochs.append(order)
+    assert epochs[0] != epochs[1]
+    assert list(ByLength(lengths.tolist(), 4, seed=6)) != epochs[0]
+    assert sorted(ByLength([3, 1], 4, seed=0)) == [0, 1]
+
+
+def test_a_run_by_length_resumes_to_the_same_weights(corpus: Corpus, tmp_path: Path) -> None:
+    """Stopped in its second epoch of six batches."""
+    settings = replace(TINY, batches="by_length", steps=10, evaluate_every=8)
+    train(corpus, settings, tmp_path / "whole", device="cpu")
+    shutil.copytree(tmp_path / "whole", tmp_path / "resumed")
+    shutil.rmtree(tmp_path / "resumed" / "model")
+    shutil.rmtree(tmp_path / "resumed" / "training" / "checkpoint-10")
+    train(corpus, settings, tmp_path / "resumed", device="cpu", resume=True)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "resumed"))
+    at_random = train(corpus, replace(settings, batches="random"), tmp_path / "random", device="cpu")
+    assert at_random.steps == 10
+    assert not same(weights(tmp_path / "whole"), weights(tmp_path / "random"))
 
 
 def test_tuning_needs_a_validation_split(corpus: Corpus, tmp_path: Path) -> None:
