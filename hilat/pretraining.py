@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import (
     PreTrainedModel,
+    PreTrainedTokenizerBase,
     PrinterCallback,
     Trainer,
     TrainerCallback,
@@ -120,7 +121,7 @@ def pretrain(
     losses, held_out = _history(trainer.state.log_history, run.held_out_reason)
     card = _card(run, notes, anew, trainer.state.global_step, held_out)
     if trainer.is_world_process_zero():
-        _save(model, prepared, card, out)
+        save_encoder(model, prepared.tokenizer, out / ENCODER, card)
         write_json(out / "pretraining.json", {"losses": [list(pair) for pair in losses], "card": card})
     trainer.accelerator.wait_for_everyone()
     return PretrainingResult(out / ENCODER, trainer.state.global_step, losses, held_out, card)
@@ -368,8 +369,12 @@ def _card(run: _Run, notes: Notes, anew: Sequence[str], steps: int, held_out: Se
     }
 
 
-def _save(model: PreTrainedModel, prepared: PreparedNotes, card: dict[str, Any], out: Path) -> None:
-    with new_folder(out / ENCODER, overwrite=True, what="encoder folder") as beside:
+def save_encoder(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, card: dict[str, Any] | None = None
+) -> None:
+    """Write a language model with its tokenizer, and its card where given, as a folder that loads as an encoder."""
+    with new_folder(folder, overwrite=True, what="encoder folder") as beside:
         model.save_pretrained(beside)
-        prepared.tokenizer.save_pretrained(beside)
-        write_json(beside / "pretraining.json", card)
+        tokenizer.save_pretrained(beside)
+        if card is not None:
+            write_json(beside / "pretraining.json", card)

@@ -3,8 +3,7 @@
 Axis letters: B sequences, T tokens (special ones included), n content tokens of a sequence, P predicted tokens, V vocabulary.
 
 Not transformers' `DataCollatorForPermutationLanguageModeling`: it puts <mask> in place of the targets in the content stream,
-so that no target ever sees the ones before it, and it leaves special tokens visible to all while they see targets, so that
-from the second layer on a target can see itself.
+so that no target ever sees those before it in the order, which is what the permutation is for.
 """
 
 from __future__ import annotations
@@ -106,7 +105,7 @@ def question(content: NDArray[np.int64], vocabulary: Vocabulary, aim: Aim, rng: 
     else:
         chosen = chosen_words(np.zeros_like(allowed), allowed, words, goal, rng)
     frame = vocabulary.frame
-    ids = np.concatenate([frame.before, content, frame.after]).astype(np.int64)  # (T,)
+    ids = np.array([*frame.before, *content.tolist(), *frame.after], dtype=np.int64)  # (T,)
     place = len(frame.before) + np.flatnonzero(chosen)  # (P,)
     labels = np.full(len(ids), IGNORED, dtype=np.int64)
     labels[place] = ids[place]
@@ -129,13 +128,20 @@ def chosen_spans(
     """
     n = len(allowed)
     chosen = np.zeros(n, dtype=bool)
-    start_of_context = 0
-    while start_of_context < n and chosen.sum() < goal:
-        length = min(int(rng.integers(1, aim.max_span + 1)), goal - int(chosen.sum()))
+    word_begins = np.searchsorted(words, words, side="left")  # (n,), where the word of each token begins
+    word_ends = np.searchsorted(words, words, side="right")
+    draws = rng.random((n, 2))
+    count = start_of_context = 0
+    for of_length, of_place in draws.tolist():
+        if start_of_context >= n or count >= goal:
+            break
+        length = min(1 + int(of_length * aim.max_span), goal - count)
         context = max(length, round(length / aim.share))
-        first = start_of_context + int(rng.integers(0, context - length + 1))
-        touched = words[first : first + length]
-        chosen |= np.isin(words, touched) & allowed
+        first = start_of_context + int(of_place * (context - length + 1))
+        if first < n:
+            span = slice(word_begins[first], word_ends[min(first + length, n) - 1])
+            count += int((allowed[span] & ~chosen[span]).sum())
+            chosen[span] |= allowed[span]
         start_of_context += context
     return chosen_words(chosen, allowed, words, goal, rng)
 
