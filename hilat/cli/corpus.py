@@ -7,7 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from hilat.cli.console import emit_json, number, out, table
+from hilat.cli import corpus_mimic
+from hilat.cli.console import emit_json, number, table
+from hilat.cli.corpus_told import told
 from hilat.cli.options import Json, Overwrite, Seed
 
 app = typer.Typer(no_args_is_help=True, help="Make, convert and describe corpora.", pretty_exceptions_enable=False)
@@ -159,61 +161,10 @@ def describe(
         )
 
 
-@app.command("mimic3")
-def mimic3(
-    folder: Annotated[
-        Path, typer.Argument(help="The folder of NOTEEVENTS, DIAGNOSES_ICD, ... (csv, csv.gz, parquet).")
-    ],
-    out_folder: OutFolder,
-    labels: Annotated[
-        str,
-        typer.Option(
-            help="A number K (the K most frequent codes), all, caml-50, laat-50, or a file with one code per line."
-        ),
-    ] = "50",
-    count_on: Annotated[str, typer.Option(help="Where K counts: summaries, coded or train.")] = "summaries",
-    splits: Annotated[
-        Path | None,
-        typer.Option(help="A folder of id files in CAML's format; without it, splits are drawn by subject."),
-    ] = None,
-    suffix: Annotated[str, typer.Option(help="Which id files: 50 or full.")] = "50",
-    seed: Seed = 0,
-    memory_mb: Annotated[int, typer.Option(min=256, help="What DuckDB may use; the process needs more.")] = 512,
-    overwrite: Overwrite = False,
-    json: Json = False,
-) -> None:
-    """Convert MIMIC-III v1.4 as downloaded: discharge summaries with addenda, ICD-9 codes. No database server.
-
-    Examples:
-
-      [bold]hilat corpus mimic3 /data/mimic-iii --out corpora/mimic50 --splits /data/caml-splits[/]
-
-      [bold]hilat corpus mimic3 /data/mimic-iii --out corpora/mimic-full --labels all --splits /data/caml --suffix full[/]
-    """
-    from hilat.corpora.mimic import MimicSettings
-    from hilat.corpora.mimic3 import convert_mimic3
-    from hilat.corpora.splits import SubjectSplit, caml_split_files
-
-    settings = MimicSettings(
-        labels=int(labels) if labels.isdigit() else labels,
-        count_labels_on=count_on,  # type: ignore[arg-type]
-        splits=caml_split_files(splits, suffix) if splits else SubjectSplit(seed=seed),
-        memory_limit_mb=memory_mb,
-    )
-    manifest = convert_mimic3(folder, out_folder, settings, overwrite=overwrite)
-    _told(manifest, out_folder, json)
-    if not json:
-        _differences(manifest["notes"]["labels"].get("differs_from", {}))
-
-
-def _differences(differences: dict[str, dict[str, list[str]]]) -> None:
-    """Say how the label set differs from the published lists."""
-    for name, difference in differences.items():
-        if difference["only_here"]:
-            here, there = ", ".join(difference["only_here"]), ", ".join(difference["only_there"])
-            out.print(f"  against {name}: only here {here}; only there {there}", style="yellow", soft_wrap=True)
-        else:
-            out.print(f"  the same codes as {name}", style="dim")
+app.command("mimic3")(corpus_mimic.mimic3)
+app.command("mimic4")(corpus_mimic.mimic4)
+app.command("mdace")(corpus_mimic.mdace)
+app.command("overlap")(corpus_mimic.overlap_)
 
 
 def _write(corpus: Any, folder: Path, overwrite: bool, json: bool) -> None:
@@ -222,24 +173,4 @@ def _write(corpus: Any, folder: Path, overwrite: bool, json: bool) -> None:
     manifest = write_corpus(
         folder, corpus.admissions, corpus.code_book, source=corpus.source, notes=corpus.notes, overwrite=overwrite
     )
-    _told(manifest, folder, json)
-
-
-def _told(manifest: dict[str, Any], folder: Path, json: bool) -> None:
-    if json:
-        emit_json(manifest)
-        return
-    splits = ", ".join(f"{name or 'no split'} {count}" for name, count in manifest["splits"].items())
-    out.print(f"{manifest['admissions']} admissions ({splits}), {manifest['codes']} codes: {folder}", soft_wrap=True)
-    for name, value in manifest["notes"].items():
-        if name not in ("statistics", "settings"):
-            out.print(f"  {name}: {_plain(value)}", style="dim", soft_wrap=True, markup=False)
-
-
-def _plain(value: Any) -> str:
-    """A note's counts as text: `name count, name count`; what is told elsewhere left out."""
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_plain(inner)}" for name, inner in value.items() if name != "differs_from")
-    if isinstance(value, list):
-        return " ".join(map(str, value)) if value else "none"
-    return str(value)
+    told(manifest, folder, json)

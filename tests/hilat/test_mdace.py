@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from hilat.admissions import Admission, CodeBook, HilatError
+from hilat.corpora.folder import read_corpus, write_corpus
 from hilat.corpora.mdace import read_mdace, with_mdace_evidence
 from hilat.corpora.mdace_corpus import NOTES, MdaceSettings, mdace_split_files, read_mdace_corpus
 from hilat.corpora.mimic_notes import NoteText, join_texts
@@ -188,3 +189,35 @@ def test_leaks_are_found_by_admission_by_text_and_by_patient() -> None:
     assert (found.admissions, found.texts, found.subjects) == (("1",), ("3",), ("4",))
     assert found.leaks == {"1", "3", "4"}
     assert found.counts() == {"judged": 5, "trained_on": 2, "same_admission": 1, "same_text": 1, "same_subject": 1}
+
+
+def test_the_command_refuses_what_was_trained_on_or_leaves_it_out(tmp_path: Path, run: Run) -> None:
+    spans = [(0, 6, "038.9", "ICD-9-CM")]
+    for hadm, note_id in (("1001", 7), ("2001", 8), ("3001", 9)):
+        annotated(tmp_path / "a", hadm, [(note_id, "Discharge summary", spans)])
+    texts = {7: "Sepsis. Home.", 8: "Sepsis again.", 9: "Sepsis, third."}
+    mimic = noteevents(tmp_path / "m", [row(n, f"{n - 6}001", text) for n, text in texts.items()])
+    trained = [
+        Admission("1001", "Sepsis. Home.", ("038.9",), split="train"),
+        Admission("2001", "Other.", (), split="test"),
+    ]
+    book = CodeBook(("038.9",), ("Septicemia",), ("diagnosis",))
+    write_corpus(tmp_path / "trained", trained, book, source="test")
+    command = ("corpus", "mdace", tmp_path / "a", "--mimic", mimic, "--against", tmp_path / "trained")
+    refused = run(*command, "--out", tmp_path / "out")
+    assert refused.code == 1
+    assert "1 of MDACE's 3 admissions are in the training split: 1 as such" in refused.err
+    assert not (tmp_path / "out").exists()
+    kept = run(*command, "--leaks", "keep", "--out", tmp_path / "kept", "--json")
+    assert kept.json["notes"]["leaks"]["same_admission"] == 1
+    dropped = run(*command, "--leaks", "drop", "--codes-of", tmp_path / "trained", "--out", tmp_path / "out")
+    assert dropped.code == 0, dropped.err
+    corpus = read_corpus(tmp_path / "out")
+    assert [a.hadm_id for a in corpus.admissions] == ["2001", "3001"]
+    assert corpus.code_book == book
+    counted = run("corpus", "overlap", tmp_path / "kept", tmp_path / "trained", "--split", "all", "--json")
+    assert counted.json == {"judged": 3, "trained_on": 1, "same_admission": 1, "same_text": 0, "same_subject": 0}
+    checked = run("corpus", "overlap", tmp_path / "kept", tmp_path / "trained", "--split", "all", "--check")
+    assert checked.code == 1
+    clean = run("corpus", "overlap", tmp_path / "out", tmp_path / "trained", "--split", "all", "--check")
+    assert (clean.code, "same admission: 0" in clean.out) == (0, True)

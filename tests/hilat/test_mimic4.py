@@ -238,3 +238,20 @@ def test_truncated_files_missing_tables_and_unknown_versions_are_refused(tmp_pat
     assert "lacks DISCHARGE; it holds d_icd_diagnoses.csv.gz" in refusal(folder)
     with pytest.raises(HilatError, match="no folder of tables"):
         read_mimic4([], 10)
+
+
+def test_the_command_writes_the_corpus_and_tells_what_it_left_out(tmp_path: Path, run: Callable[..., Any]) -> None:
+    folder = write_tables(tmp_path / "in", small_tables())
+    common = ("corpus", "mimic4", folder, "--icd", "10", "--labels", "all")
+    answer = run(*common, "--min-count", "2", "--draw", "stratified", "--out", tmp_path / "out")
+    assert answer.code == 0, answer.err
+    assert "with_summary_of_other_icd_version" in answer.out
+    assert "stratified by code" in answer.out
+    assert read_corpus(tmp_path / "out").splits
+    made = run(*common, "--draw", "none", "--out", tmp_path / "plain", "--json")
+    assert made.json["source"] == "mimic4-icd10"
+    assert run("corpus", "mimic4", folder, "--icd", "11", "--out", tmp_path / "x").code == 2
+    assert "got neither" in run("corpus", "mimic4", "--icd", "9", "--out", tmp_path / "x").err
+    both = run(*common, "--draw", "none", "--splits", folder, "--out", tmp_path / "x")
+    assert "got --splits and --draw" in both.err
+    assert run(*common, "--draw", "lots", "--out", tmp_path / "x").code == 2
