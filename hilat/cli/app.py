@@ -20,6 +20,7 @@ from hilat.cli import (
     keywords,
     models,
     predict,
+    pretrain,
     report,
     study,
     train,
@@ -54,6 +55,7 @@ def _main(
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 app.add_typer(corpus.app, name="corpus")
+app.command("pretrain")(pretrain.pretrain)
 app.command("train")(train.train)
 app.command("study")(study.study)
 app.command("study-run", hidden=True)(study.run_one)
