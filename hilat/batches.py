@@ -58,8 +58,8 @@ class LengthTrainer(Trainer):
     """A Trainer whose training batches, those of all processes together, are of similar length."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        documents = (self.train_dataset if train_dataset is None else train_dataset).documents
+        split: Any = self.train_dataset if train_dataset is None else train_dataset
         batch = self.args.train_batch_size * self.args.world_size
-        sampler = ByLength([document.n_content_tokens for document in documents], batch, self.args.seed)
+        sampler = ByLength([document.n_content_tokens for document in split.documents], batch, self.args.seed)
         self.add_callback(_TellEpoch(sampler))
         return sampler
