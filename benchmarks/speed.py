@@ -27,7 +27,7 @@ from typing import Any, Protocol
 import torch
 import transformers
 
-from benchmarks import speed_encoder, speed_head
+from benchmarks import speed_document, speed_encoder, speed_head
 from hilat.cli.console import quiet_libraries, say, table
 from hilat.files import write_json
 
@@ -50,6 +50,7 @@ class Part(Protocol):
 PARTS: Mapping[str, Part] = {
     "encoder": speed_encoder,
     "head": speed_head,
+    "document": speed_document,
 }
 
 

@@ -1,0 +1,164 @@
+"""Whole documents of realistic length, from token ids to logits and gradients: a part of `benchmarks.speed`.
+
+Four documents of 1,370, 2,159, 3,076 and 4,825 tokens (mean 2,858) in ten chunks of 512, XLNet of 4 layers x 256 with 4
+heads, 50 codes, random weights (time does not depend on them). plain: `benchmarks.plain`, which encodes all ten chunks of
+each by transformers' XLNet, with attention mask and token types, one code after the other. ours: HilatModel. Padding takes
+attention in both, as published, or in neither ("masked"). A training step is forward and backward, without optimiser.
+
+chunks again: our training step with gradient checkpointing, which keeps hidden states and encodes a few chunks at a time
+again in the backward pass.
+
+Memory is the highest resident memory of a process of its own in its first such step (Linux), less that before it; a step
+on short chunks goes before, so that libraries are loaded.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import XLNetConfig
+
+from benchmarks.measuring import cpu_medians, in_new_process, peak_megabytes
+from benchmarks.plain import PlainHilat
+from hilat.cli.console import quiet_libraries, say, table
+from hilat.encoders import xlnet_token_types
+from hilat.model import build_model
+
+LENGTHS = (1370, 2159, 3076, 4825)
+CHUNKS, TOKENS, CODES, VOCABULARY = 10, 512, 50, 1000
+PAD, EMPTY = 5, (4, 3)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kind of step. dropout: of encoder and head."""
+
+    training: bool
+    attend_padding: bool
+    dropout: float
+    runs: int
+    ways: tuple[str, ...] = ("plain", "ours")
+
+    @property
+    def name(self) -> str:
+        """The case in words."""
+        step = f"training step, dropout {self.dropout}" if self.training else "inference"
+        return f"{step}, padding {'attended to' if self.attend_padding else 'masked'}"
+
+
+CASES = (
+    Case(False, True, 0.0, 5),
+    Case(False, False, 0.0, 5),
+    Case(True, True, 0.0, 5),
+    Case(True, False, 0.0, 5),
+    Case(True, True, 0.1, 5),
+    Case(True, False, 0.1, 5, ("plain", "ours", "chunks again")),
+)
+
+
+def documents(tokens: int) -> dict[str, Tensor]:
+    """The four documents in chunks of so many tokens, those of one word where that is little."""
+    room = tokens - 2
+    content = torch.tensor([[min(max(n - c * room, 0), room) for c in range(CHUNKS)] for n in LENGTHS])  # (B, C)
+    mask = (torch.arange(tokens) < content[..., None] + 2).long()  # (B, C, T)
+    types = xlnet_token_types(mask.flatten(0, 1)).view_as(mask)
+    ids = torch.randint(6, VOCABULARY, mask.shape, generator=torch.Generator().manual_seed(0))
+    ids = torch.where(types == 2, EMPTY[1], torch.where(types == 3, PAD, ids))
+    position = torch.arange(tokens).expand_as(mask)
+    ids = torch.where((position == content[..., None]) & (mask > 0), EMPTY[0], ids)  # <sep> before <cls>
+    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+
+
+def model_of(way: str, case: Case) -> nn.Module:
+    """A model with the weights that every way has."""
+    torch.manual_seed(0)
+    encoder = XLNetConfig(
+        vocab_size=VOCABULARY, d_model=256, n_layer=4, n_head=4, d_inner=1024, dropout=case.dropout, pad_token_id=PAD
+    )
+    model = build_model(
+        encoder, CODES, seed=0, chunks=CHUNKS, tokens=TOKENS, attend_padding=case.attend_padding, dropout=case.dropout
+    ).train(case.training)
+    if way == "chunks again":
+        model.activation_checkpointing_enable()
+    return PlainHilat(model) if way == "plain" else model
+
+
+def step_of(way: str, case: Case) -> Callable[[int], Any]:
+    """A function that takes one step of the case on chunks of so many tokens."""
+    model = model_of(way, case)
+    labels = (torch.rand(len(LENGTHS), CODES, generator=torch.Generator().manual_seed(1)) < 0.1).float()
+
+    def step(tokens: int) -> Tensor:
+        inputs = documents(tokens)
+        model.zero_grad()
+        with torch.set_grad_enabled(case.training):
+            if way == "plain":
+                logits: Tensor = model(**inputs)
+                loss = F.binary_cross_entropy_with_logits(logits, labels)
+            else:
+                output = model(**inputs, labels=labels)
+                logits, loss = output.logits, output.loss
+        if case.training:
+            torch.autograd.backward(loss)
+        return logits.detach()
+
+    return step
+
+
+def _peak(way: str, case: Case) -> float:
+    """Of a process of its own: the step's peak memory."""
+    quiet_libraries()
+    torch.set_num_threads(1)
+    step = step_of(way, case)
+    step(8)
+    return peak_megabytes(partial(step, TOKENS))
+
+
+def measure(quick: bool) -> list[dict[str, Any]]:
+    """One row per case and way; quick: one run of each."""
+    rows = []
+    for case in [replace(case, runs=1) for case in CASES] if quick else CASES:
+        say(case.name)
+        steps = {way: step_of(way, case) for way in case.ways}
+        if not case.dropout:
+            torch.testing.assert_close(steps["ours"](32), steps["plain"](32), rtol=1e-3, atol=1e-4)
+        taken = cpu_medians({way: partial(step, TOKENS) for way, step in steps.items()}, case.runs)
+        for way in case.ways:
+            row = {"case": case.name, "way": way, "seconds": taken[way], "ratio": taken["plain"] / taken[way]}
+            rows.append({**row, "peak_mb": in_new_process(_peak, way, case)})
+    return rows
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """Print the rows as a table."""
+    cells = []
+    for row in rows:
+        first = row["way"] == "plain"
+        memory = "–" if row["peak_mb"] is None else f"{row['peak_mb']:.0f}"
+        cells.append([row["case"] if first else "", row["way"], f"{row['seconds']:.2f}", f"{row['ratio']:.2f}", memory])
+    columns = ("step", "way", "CPU s", "times as fast", "peak MB")
+    table(f"Four documents, one thread, {platform.machine()}, torch {torch.__version__}", columns, cells, left=2)
+
+
+def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Time and memory of ours against the plain path."""
+    lines = []
+    for name in dict.fromkeys(row["case"] for row in rows):
+        of = {row["way"]: row for row in rows if row["case"] == name}
+        plain, target = of.pop("plain"), "3.3" if name.startswith("training") else "5"
+        for way, ours in of.items():
+            what = f"document, {name}" + (f", {way}" if way != "ours" else "")
+            seconds = {"plain": f"{plain['seconds']:.2f} s", "ours": f"{ours['seconds']:.2f} s"}
+            lines.append({"what": what, **seconds, "ratio": ours["ratio"], "target": target})
+            if plain["peak_mb"] is not None and ours["peak_mb"] is not None:
+                memory = {"plain": f"{plain['peak_mb']:.0f} MB", "ours": f"{ours['peak_mb']:.0f} MB"}
+                ratio = plain["peak_mb"] / ours["peak_mb"]
+                lines.append({"what": f"{what}: memory", **memory, "ratio": ratio, "target": "3"})
+    return lines
