@@ -120,21 +120,19 @@ def _copied(connection: psycopg.Connection[Any], table: tuple[str, str], columns
     query = sql.SQL("COPY (SELECT {} FROM {}) TO STDOUT (FORMAT csv, HEADER true, ENCODING 'UTF8')").format(
         sql.SQL(", ").join(map(sql.Identifier, columns)), sql.Identifier(*table)
     )
-    with _Failures(), connection.cursor() as cursor, cursor.copy(query) as copy:
+    with _told_as_broken(), connection.cursor() as cursor, cursor.copy(query) as copy:
         yield _Blocks(copy)
 
 
-class _Failures:
+@contextmanager
+def _told_as_broken() -> Iterator[None]:
     """Turns an error of the database into an OSError that quotes nothing of it."""
+    import psycopg
 
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        import psycopg
-
-        if isinstance(error, psycopg.Error):
-            raise OSError("the database broke off") from None
+    try:
+        yield
+    except psycopg.Error:
+        raise OSError("the database broke off") from None
 
 
 class _Blocks:
@@ -147,7 +145,7 @@ class _Blocks:
     def read(self, size: int, /) -> bytes:
         parts, length = [self.rest], len(self.rest)
         while length < size:
-            with _Failures():
+            with _told_as_broken():
                 row = bytes(self.copy.read())
             if not row:
                 break
