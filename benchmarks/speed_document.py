@@ -5,7 +5,7 @@ heads, 50 codes, random weights (time does not depend on them). plain: `benchmar
 each by transformers' XLNet, with attention mask and token types, one code after the other. ours: HilatModel. Padding takes
 attention in both, as published, or in neither ("masked"). A training step is forward and backward, without optimiser.
 
-chunks again: our training step with gradient checkpointing, which keeps hidden states and encodes a few chunks at a time
+chunks again: our training step with gradient checkpointing, which keeps hidden states and encodes one chunk at a time
 again in the backward pass.
 
 Memory is the highest resident memory of a process of its own in its first such step (Linux), less that before it; a step

@@ -40,8 +40,8 @@ from hilat.model_config import OFFSET_POSITIONS, HilatConfig, longest_chunk
 
 __all__ = ["HilatConfig", "HilatModel", "HilatOutput", "build_model"]
 
-# With gradient checkpointing, this many chunks are encoded again at a time in the backward pass.
-_CHECKPOINTED_CHUNKS = 8
+# With gradient checkpointing, so many chunks are encoded again at a time in the backward pass; 8 where not on the CPU.
+_CHECKPOINTED_CHUNKS = {"cpu": 1}
 
 
 @dataclass
@@ -275,7 +275,8 @@ class HilatModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         names = tuple(inputs)
         if not (self.gradient_checkpointing and self.training):
             return self._run_encoder(names, *inputs.values())
-        groups = zip(*(torch.split(values, _CHECKPOINTED_CHUNKS) for values in inputs.values()), strict=True)
+        size = _CHECKPOINTED_CHUNKS.get(self.classifier.weight.device.type, 8)
+        groups = zip(*(torch.split(values, size) for values in inputs.values()), strict=True)
         return torch.cat([self._gradient_checkpointing_func(self._run_encoder, names, *group) for group in groups])
 
     def _run_encoder(self, names: tuple[str, ...], *values: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from transformers import (
 
 from hilat.admissions import HilatError
 from hilat.encoders import transformer_layers
-from hilat.model import HilatConfig, HilatModel, build_model
+from hilat.model import _CHECKPOINTED_CHUNKS, HilatConfig, HilatModel, build_model
 
 D, K, C, T, VOCABULARY = 8, 5, 3, 12, 40
 
@@ -302,7 +302,7 @@ def test_layers_of_other_encoders() -> None:
 def test_gradient_checkpointing_gives_the_same_gradients(
     kind: str, fine_tune: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hilat.model._CHECKPOINTED_CHUNKS", 2)
+    monkeypatch.setitem(_CHECKPOINTED_CHUNKS, "cpu", 2)
     calls: list[int] = []
 
     def gradients(checkpointing: bool) -> dict[str, Tensor]:
@@ -323,7 +323,9 @@ def test_gradient_checkpointing_gives_the_same_gradients(
         torch.testing.assert_close(again[name], value, rtol=1e-10, atol=1e-14, msg=name)
 
 
-def test_gradient_checkpointing_repeats_the_dropout() -> None:
+def test_gradient_checkpointing_repeats_the_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(_CHECKPOINTED_CHUNKS, "cpu", 8)
+
     def gradient(checkpointing: bool) -> Tensor:
         model = _model().train()
         if checkpointing:
