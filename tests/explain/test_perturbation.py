@@ -11,6 +11,8 @@ import pytest
 
 from explain.hilat_target import HilatTarget
 from explain.perturbation import NoteFunction
+from explain.sampling import Pool
+from explain.surrogates import Surrogate, kernel_shap, lime, neighbour_groups
 from hilat.admissions import HilatError
 from hilat.coder import Coder, forward
 from hilat.encoding import EncodedDocument
@@ -126,6 +128,26 @@ def test_batches_are_full_and_of_about_one_length(make_coder: MakeCoder, note: s
     assert {len(lengths) for lengths in target.asked[:-1]} == {6}
     for longer, shorter in pairwise(target.asked):
         assert longer.min() >= shorter.max()
+
+
+@pytest.mark.parametrize("method", [lime, kernel_shap])
+@pytest.mark.parametrize("size", [0, 32])
+def test_explanations_are_those_of_a_loop_over_whole_notes(
+    make_coder: MakeCoder, note: str, method: Callable[..., Surrogate], size: int
+) -> None:
+    coder = make_coder()
+    document = coder.encode(note)
+    fast = NoteFunction(HilatTarget(coder), document)
+
+    def slow(keep: np.ndarray) -> np.ndarray:
+        documents = [changed(coder, document, row, "mask") for row in keep]
+        return np.stack([forward(coder.model, [one]).logits[0].double().numpy() for one in documents])
+
+    groups = neighbour_groups(np.arange(fast.n_words), fast.n_words, 28)
+    pool = Pool(size, fast.words_of_chunks) if size else None
+    found, expected = (method(value, groups, 80, 0, pool=pool) for value in (fast, slow))
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=0, atol=2e-5 * np.abs(expected.scores).max())
+    np.testing.assert_allclose(found.fit, expected.fit, atol=1e-5)
 
 
 def test_columns_restrict_the_codes(make_coder: MakeCoder, note: str) -> None:
