@@ -1,5 +1,8 @@
 """XLNet's attention in blocks of queries: nothing of size T x T is kept, neither for the backward pass nor in the forward.
 
+Except where inputs alone have gradients, as in explanations: there the weights of attention are kept, for many backward
+passes through the same graph.
+
 The score of key j for query i is (q_i + u) . k_j + (q_i + v) . r_{i-j}, and a term for equal or different segments, which
 the callers fold into q and k (Dai et al. 2019, Transformer-XL, section 3.3; Yang et al. 2019, XLNet, sections 2.5 and A.3).
 
@@ -173,10 +176,15 @@ class RelativeAttention(torch.autograd.Function):
         r = F.pad(r, (0, 0, 0, _ALIGNED - 1))  # (H, 2T + 15, E): the last block asks for some that no score needs
         ctx.save_for_backward(q, k, v, q_r, r, hidden)
         ctx.dropout = dropout
+        # Inputs have gradients and relative keys none: inputs are explained, with a backward pass for each of many codes.
+        explained = ctx.needs_input_grad[0] and not ctx.needs_input_grad[4] and dropout is None
+        ctx.weights = [] if explained else None
         mask = None if dropout is None else dropout.masks()
         output = torch.empty_like(v)
         for block in _blocks(*v.shape[:3]):
             weights = _probabilities(q, k, q_r, r, hidden, block)
+            if explained:
+                ctx.weights.append(weights)
             if mask is not None:
                 weights.mul_(mask(weights))
             mixed = torch.bmm(weights, block.keys(v))  # (pairs, m, E)
@@ -200,8 +208,8 @@ class RelativeAttention(torch.autograd.Function):
             torch.empty_like(q_r),
             torch.zeros_like(r),
         )
-        for block in _blocks(*v.shape[:3]):
-            weights = _probabilities(q, k, q_r, r, hidden, block)
+        for i, block in enumerate(_blocks(*v.shape[:3])):
+            weights = ctx.weights[i] if ctx.weights else _probabilities(q, k, q_r, r, hidden, block)
             down = block.queries(slope)  # (pairs, m, E)
             to_weights = torch.bmm(down, block.keys(v).transpose(1, 2))  # (pairs, m, T)
             dropped = weights

@@ -14,18 +14,24 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 from transformers import XLNetModel
-from transformers.models.xlnet.modeling_xlnet import XLNetLayer, XLNetModelOutput, XLNetRelativeAttention
+from transformers.models.xlnet.modeling_xlnet import (
+    XLNetFeedForward,
+    XLNetLayer,
+    XLNetModelOutput,
+    XLNetRelativeAttention,
+)
 
 from hilat.encoders.relative_attention import Dropout, RelativeAttention, SeededDropout
 
@@ -172,9 +178,39 @@ def _layer(layer: XLNetLayer, states: Tensor, positions: Tensor, given: _Chunks)
     own, feed = layer.rel_attn, layer.ff
     mixed = _attention(own, states, positions, given)  # (B, T, D)
     after = own.layer_norm(_drop(F.linear(mixed, own.o.flatten(1)), own.dropout, given) + states)
-    inner = _drop(feed.activation_function(feed.layer_1(after)), feed.dropout, given)  # (B, T, d_inner)
+    inner = _drop(_activated(feed, feed.layer_1(after)), feed.dropout, given)  # (B, T, d_inner)
     output: Tensor = feed.layer_norm(_drop(feed.layer_2(inner), feed.dropout, given) + after)  # (B, T, D)
     return output
+
+
+def _activated(feed: XLNetFeedForward, inner: Tensor) -> Tensor:
+    """The activation function of each number; its slope is kept where inputs alone have gradients (explanations)."""
+    if inner.requires_grad and not (feed.training or feed.layer_1.weight.requires_grad):
+        kept: Tensor = _KeptSlope.apply(inner, feed.activation_function)  # type: ignore[no-untyped-call]
+        return kept
+    output: Tensor = feed.activation_function(inner)
+    return output
+
+
+class _KeptSlope(torch.autograd.Function):
+    """A function of each number on its own whose slope is computed once, not again in each of many backward passes."""
+
+    @staticmethod
+    def forward(ctx: Any, inner: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """function(inner)."""
+        with torch.enable_grad():
+            leaf = inner.detach().requires_grad_()
+            output = function(leaf)
+            (slope,) = torch.autograd.grad(output.sum(), leaf)
+        ctx.save_for_backward(slope)
+        return output.detach()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, down: Tensor) -> tuple[Tensor, None]:
+        """down times the slope."""
+        (slope,) = ctx.saved_tensors
+        return down * slope, None
 
 
 def _attention(own: XLNetRelativeAttention, states: Tensor, positions: Tensor, given: _Chunks) -> Tensor:
