@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from hilat.corpora.mdace_corpus import NOTES, MdaceSettings, mdace_split_files, 
 from hilat.corpora.mimic_notes import NoteText, join_texts
 from hilat.corpora.mimic_tables import Table, find_tables
 from hilat.corpora.overlap import overlap
+from hilat.corpora.splits import caml_split_files, read_split_files
 
 Run = Callable[..., Any]
 HEADER = [
@@ -221,3 +223,17 @@ def test_the_command_refuses_what_was_trained_on_or_leaves_it_out(tmp_path: Path
     assert checked.code == 1
     clean = run("corpus", "overlap", tmp_path / "out", tmp_path / "trained", "--split", "all", "--check")
     assert (clean.code, "same admission: 0" in clean.out) == (0, True)
+
+
+def test_mdaces_admissions_are_in_the_test_split_of_caml(shared: Path) -> None:
+    folder = shared / "data"
+    if not (folder / "mdace").is_dir() or not (folder / "caml_splits").is_dir():
+        pytest.skip("the MDACE and CAML splits are not here")
+    annotated_ids = read_split_files(mdace_split_files(folder / "mdace" / "splits" / "Inpatient"))
+    assert Counter(annotated_ids.values()) == {"train": 181, "val": 60, "test": 61}
+    caml = read_split_files(caml_split_files(folder / "caml_splits", "full"))
+    assert {caml[hadm_id] for hadm_id in annotated_ids} == {"test"}
+    supervised = read_split_files(mdace_split_files(folder / "mdace" / "splits" / "Inpatient", "code-ev"))
+    assert {i: supervised[i] for i in annotated_ids} == annotated_ids  # a model trained on code-ev has seen 181 of them
+    with pytest.raises(HilatError, match="MDace-ev-train.csv"):
+        mdace_split_files(folder)
