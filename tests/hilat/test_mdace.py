@@ -235,5 +235,5 @@ def test_mdaces_admissions_are_in_the_test_split_of_caml(shared: Path) -> None:
     assert {caml[hadm_id] for hadm_id in annotated_ids} == {"test"}
     supervised = read_split_files(mdace_split_files(folder / "mdace" / "splits" / "Inpatient", "code-ev"))
     assert {i: supervised[i] for i in annotated_ids} == annotated_ids  # a model trained on code-ev has seen 181 of them
-    with pytest.raises(HilatError, match="MDace-ev-train.csv"):
+    with pytest.raises(HilatError, match=r"MDace-ev-train\.csv"):
         mdace_split_files(folder)
