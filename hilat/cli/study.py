@@ -56,15 +56,13 @@ def study(
     from hilat.study_run import RunOptions
     from hilat.study_tables import as_json, gather, write_tables
 
-    overrides: dict[str, Any] = {"corpus": corpus, "unlabelled": unlabelled, "settings": _pairs(set_ or [])}
-    try:
-        if seeds is not None:
-            overrides["seeds"] = [int(seed) for seed in seeds.split(",")]
-        given = _only(read_study(file, overrides), rows)
-    except ValueError:
-        raise typer.BadParameter(
-            f"{seeds!r} is not a list of whole numbers such as 0,1,2", param_hint="--seeds"
-        ) from None
+    overrides: dict[str, Any] = {
+        "corpus": corpus,
+        "unlabelled": unlabelled,
+        "seeds": None if seeds is None else _numbers(seeds),
+        "settings": _pairs(set_ or []),
+    }
+    given = _only(read_study(file, overrides), rows)
     runs = plan_runs(given)
     if dry_run:
         _show_plan(given, runs, out_folder, json)
@@ -89,6 +87,15 @@ def run_one(folder: Annotated[Path, typer.Argument(help="A run's folder.")]) -> 
     from hilat.study_run import run_in
 
     run_in(folder)
+
+
+def _numbers(seeds: str) -> list[int]:
+    try:
+        return [int(seed) for seed in seeds.split(",")]
+    except ValueError:
+        raise typer.BadParameter(
+            f"{seeds!r} is not a list of whole numbers such as 0,1,2", param_hint="--seeds"
+        ) from None
 
 
 def _pairs(texts: list[str]) -> dict[str, Any]:
