@@ -13,24 +13,40 @@ from explain.result import defined, undefined
 from explain.rows import Curve, MeasuredNote, Row
 from hilat.admissions import HilatError
 from hilat.files import read_json, write_json
+from hilat.processes import ALONE, Processes
 
 
-def begin(folder: Path | None, key: Mapping[str, Any], *, overwrite: bool = False) -> Path | None:
+def begin(
+    folder: Path | None, key: Mapping[str, Any], *, overwrite: bool = False, processes: Processes = ALONE
+) -> Path | None:
     """NAME.partial beside the folder: new, or that of a stopped run with the same key (what makes two runs the same).
 
-    None for no folder: then nothing is kept.
+    None for no folder: then nothing is kept. Of several processes the first makes it, and all of them find it.
 
     Raises:
-        HilatError: a stopped run with another key, when `overwrite` is off; a folder that cannot be made.
+        HilatError: a stopped run with another key, when `overwrite` is off; a folder that cannot be made; several
+            processes and no folder.
     """
     if folder is None:
+        if processes.count > 1:
+            raise HilatError(
+                f"{processes.count} processes share this measurement and no --out is given; expected a folder beside which "
+                "they put their shares. Pass --out"
+            )
         return None
     partial = Path(folder).with_name(f"{Path(folder).name}.partial")
+    if processes.first:
+        _make(partial, key, overwrite)
+    processes.wait()
+    return partial
+
+
+def _make(partial: Path, key: Mapping[str, Any], overwrite: bool) -> None:
     wanted = json.loads(json.dumps(key, default=str))
     if partial.exists():
         record = partial / "key.json"
         if record.exists() and read_json(record, what="the settings of a stopped run") == wanted:
-            return partial
+            return
         if not overwrite:
             raise HilatError(
                 f"{partial} holds a stopped run with other settings; expected the same ones to go on with it. Delete that "
@@ -42,7 +58,6 @@ def begin(folder: Path | None, key: Mapping[str, Any], *, overwrite: bool = Fals
     except OSError as error:
         raise HilatError(f"cannot write {partial}: {error.strerror}; choose a folder that you may write to") from None
     write_json(partial / "key.json", wanted)
-    return partial
 
 
 def kept(partial: Path | None, hadm_id: str, measure: Callable[[], MeasuredNote]) -> MeasuredNote:

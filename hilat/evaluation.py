@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hilat.admissions import Admission
-from hilat.coder import Coder, Prediction, predict
+from hilat.coder import WINDOW, Coder, Prediction, predict
+from hilat.corpora.streaming import StoredSplit
 from hilat.metrics import CodeMetrics, evaluate_codes
+from hilat.processes import ALONE, Processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,30 +29,39 @@ class Evaluation:
 
 def evaluate(
     coder: Coder,
-    admissions: Sequence[Admission],
+    admissions: Sequence[Admission] | StoredSplit,
     *,
     batch_size: int = 8,
-    predictions: Iterator[Prediction] | None = None,
+    workers: int = 0,
+    follow: Callable[[Iterator[Prediction], int], Iterable[Prediction]] | None = None,
+    processes: Processes = ALONE,
 ) -> Evaluation:
-    """Score the coder on admissions, at its own thresholds. `predictions`, where at hand, are used instead of new ones.
+    """Score the coder on admissions, at its own thresholds.
 
-    The label set is the coder's: codes of the admissions that are outside of it are not counted against it.
+    The label set is the coder's: codes of the admissions that are outside of it are not counted against it. The admissions
+    are gone through twice; held are the probabilities and targets of all. workers: as for `predict`. follow: is given the
+    predictions, as they are made, and their number, and passes them on. processes: those that share the windows of the
+    admissions; all get the same Evaluation, which is that of one process.
     """
-    stream = predictions if predictions is not None else predict(coder, admissions, batch_size=batch_size)
-    probabilities = np.zeros((len(admissions), len(coder.code_book)))  # (N, K)
-    lost = np.zeros(len(admissions), dtype=np.int64)
-    for n, prediction in enumerate(stream):
+    ids, codes = [], []
+    for admission in admissions:
+        ids.append(admission.hadm_id)
+        codes.append(admission.codes)
+    window = max(batch_size, WINDOW)
+    starts = processes.share(range(0, len(ids), window))
+    mine = [n for start in starts for n in range(start, min(start + window, len(ids)))]
+    chosen = set(mine)
+    notes = (admission for n, admission in enumerate(admissions) if n in chosen)
+    stream = predict(coder, notes, batch_size=batch_size, workers=workers)
+    probabilities = np.zeros((len(ids), len(coder.code_book)))  # (N, K)
+    lost = np.zeros(len(ids))
+    for n, prediction in zip(mine, stream if follow is None else follow(stream, len(mine)), strict=True):
         probabilities[n] = prediction.probabilities
         lost[n] = prediction.document.truncated_words
-    targets = coder.code_book.targets([admission.codes for admission in admissions])  # (N, K)
+    processes.add(probabilities)  # zeros where another process has the numbers
+    processes.add(lost)
+    targets = coder.code_book.targets(codes)  # (N, K)
     metrics = evaluate_codes(
         probabilities, targets, coder.thresholds, code_book=coder.code_book, threshold_source=coder.threshold_source
     )
-    return Evaluation(
-        metrics,
-        tuple(admission.hadm_id for admission in admissions),
-        probabilities,
-        targets,
-        int((lost > 0).sum()),
-        int(lost.sum()),
-    )
+    return Evaluation(metrics, tuple(ids), probabilities, targets, int((lost > 0).sum()), int(lost.sum()))

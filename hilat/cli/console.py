@@ -28,7 +28,9 @@ Item = TypeVar("Item")
 
 def fail(message: str) -> None:
     """Say what went wrong, in one sentence."""
-    err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
+    several = os.environ.get("WORLD_SIZE", "1") != "1"
+    who = f"process {os.environ.get('RANK', '?')}: " if several else ""
+    err.print(f"[bold red]{escape(who)}error:[/] {escape(message)}", soft_wrap=True, highlight=False)
 
 
 def say(message: str) -> None:

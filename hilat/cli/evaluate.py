@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from hilat.cli.console import emit_json, number, out, progress, table
-from hilat.cli.options import BatchSize, CorpusFolder, Device, Json, ModelFolder, Split
+from hilat.cli.options import BatchSize, CorpusFolder, Device, Json, ModelFolder, Split, Workers
 
 
 def evaluate(
@@ -17,24 +18,33 @@ def evaluate(
     split: Split = "test",
     out_file: Annotated[Path | None, typer.Option("--out", help="Also write the result to this JSON file.")] = None,
     batch_size: BatchSize = 8,
+    workers: Workers = 0,
     device: Device = "auto",
     per_code: Annotated[bool, typer.Option("--per-code", help="Print one row per code as well.")] = False,
     json: Json = False,
 ) -> None:
-    """Score a model on a split, at the model's own thresholds.
+    """Score a model on a split, at the model's own thresholds. Several processes share the notes.
 
-    Example: [bold]hilat evaluate --model runs/xlnet/model --corpus corpora/mimic50 --split test[/]
+    Examples:
+
+      [bold]hilat evaluate --model runs/xlnet/model --corpus corpora/mimic50 --split test[/]
+
+      [bold]torchrun --nproc-per-node 2 -m hilat evaluate --model runs/xlnet/model --corpus corpora/mimic50[/]
     """
-    from hilat.coder import load_coder, predict
-    from hilat.corpora import read_corpus
+    from hilat.coder import load_coder
+    from hilat.corpora.streaming import open_split
     from hilat.evaluation import evaluate as score
     from hilat.files import write_json
+    from hilat.processes import together
     from hilat.provenance import run_record
 
-    coder = load_coder(model, device)
-    admissions = read_corpus(corpus, splits=[split]).split(split)
-    predictions = progress(predict(coder, admissions, batch_size=batch_size), len(admissions), f"scoring {split}")
-    result = score(coder, admissions, predictions=iter(predictions))
+    with together() as processes:
+        coder = load_coder(model, device)
+        admissions = open_split(corpus, split)
+        follow = partial(progress, what=f"scoring {split}") if processes.first else None
+        result = score(coder, admissions, batch_size=batch_size, workers=workers, follow=follow, processes=processes)
+    if not processes.first:
+        return
     record: dict[str, Any] = {
         **run_record("evaluate", {"model": str(model), "corpus": str(corpus), "split": split}, None),
         "split": split,

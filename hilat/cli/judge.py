@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial as bind
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,7 @@ from hilat.cli.measured import (
     cell_text,
     checked_view,
     each_explained,
+    each_measured,
     known_admission,
     summed,
     tell,
@@ -115,17 +117,18 @@ def faithfulness(
 ) -> None:
     """Remove words as the explanations rank them, and see whether the model's output follows.
 
-    With --out, a run that was stopped goes on where it stopped when it is given again.
+    With --out, a run that was stopped goes on where it stopped when it is given again, and several processes share the notes.
 
     Example: [bold]hilat faithfulness --model m --explanations e --corpus c --admissions 50[/]
     """
     from explain.collect import fingerprint
     from explain.faithfulness import METRICS, FaithfulnessOptions
     from explain.judging import RobustnessOptions, faithfulness_of, robustness_rows
-    from explain.resuming import begin, finish, kept
+    from explain.resuming import begin, finish
     from explain.robustness import ROBUSTNESS_METRICS
     from explain.rows import MeasuredNote, write_curves
     from hilat.coder import load_coder
+    from hilat.processes import together
 
     more = RobustnessOptions(infidelity, soft, sensitivity, seed=seed)
     asked = {"infidelity": infidelity, "soft": soft, "max_s": sensitivity}
@@ -133,28 +136,31 @@ def faithfulness(
     directions = {**{name: metric.up for name, metric in METRICS.items()}, **also}
     show = show if show == "all" else ",".join([show, *also])
     view = checked_view(directions, (pairs, show), seed, (out_folder, overwrite, json), by_code, interval)
-    coder = load_coder(model, device)
-    known, manifest = admissions_of(explanations, corpus)
     options = FaithfulnessOptions(steps=steps or None, groups=groups, leave_one_out=leave_one_out, seed=seed)
     measured_by = {"removal": removal, "faithfulness": asdict(options), "robustness": asdict(more)}
-    key = {"model": fingerprint(coder), "explanations": manifest, **measured_by}
-    partial = begin(out_folder, key, overwrite=overwrite)
     rows: list[Row] = []
     curves: list[Curve] = []
     passes = 0
-    for one in each_explained(explanations, manifest, "measuring", admissions):
+    with together() as processes:
+        coder = load_coder(model, device)
+        known, manifest = admissions_of(explanations, corpus)
+        key = {"model": fingerprint(coder), "explanations": manifest, **measured_by}
+        partial = begin(out_folder, key, overwrite=overwrite, processes=processes)
 
-        def measure(one: Explained = one) -> MeasuredNote:
+        def measure(one: Explained) -> MeasuredNote:
             admission = known_admission(known, one.hadm_id)
             found = faithfulness_of(coder, one, admission, options, removal)  # type: ignore[arg-type]
             if not also:
                 return found
             return replace(found, rows=(*found.rows, *robustness_rows(coder, one, admission, more, removal)))  # type: ignore[arg-type]
 
-        found = kept(partial, one.hadm_id, measure)
-        rows += found.rows
-        curves += found.curves
-        passes += found.passes
+        each = bind(each_explained, explanations, manifest, "measuring", admissions)
+        for _, found in each_measured(each, measure, partial, processes):
+            rows += found.rows
+            curves += found.curves
+            passes += found.passes
+    if not processes.first:
+        return
     said = {**manifest, **measured_by, "chunks_encoded": passes}
     title = f"Faithfulness: removal by {removal}, {passes} chunks encoded"
     extra = {"curves.parquet": lambda path: write_curves(path, curves)}
@@ -182,7 +188,7 @@ def attention_tests(
 ) -> None:
     """Change the attention and nothing else: shuffle it, even it out, take its top away, look for an adversary.
 
-    With --out, a run that was stopped goes on where it stopped when it is given again.
+    With --out, a run that was stopped goes on where it stopped when it is given again, and several processes share the notes.
     Token and chunk level apart; no encoder pass per trial. Uniform and frozen attention as models of their own are
     settings of training: [bold]hilat train --set attention=uniform[/].
 
@@ -190,29 +196,33 @@ def attention_tests(
     """
     from explain.collect import fingerprint
     from explain.judging import ATTENTION_TESTS, attention_test_rows, groups_of, randomisation_rows
-    from explain.resuming import begin, finish, kept
+    from explain.resuming import begin, finish
     from explain.rows import MeasuredNote
     from hilat.coder import load_coder
+    from hilat.processes import together
 
     view = checked_view({}, (pairs, "all"), seed, (out_folder, overwrite, json), interval=interval)
-    coder = load_coder(model, device)
-    known, manifest = admissions_of(explanations, corpus)
     tested_by = {"trials": trials, "starts": starts, "seed": seed}
-    key = {"model": fingerprint(coder), "explanations": manifest, **tested_by}
-    partial = begin(out_folder, key, overwrite=overwrite)
     rows: list[Row] = []
     first: list[tuple[Explained, Admission]] = []
-    for one in each_explained(explanations, manifest, "testing", admissions):
-        admission = known_admission(known, one.hadm_id)
+    with together() as processes:
+        coder = load_coder(model, device)
+        known, manifest = admissions_of(explanations, corpus)
+        key = {"model": fingerprint(coder), "explanations": manifest, **tested_by}
+        partial = begin(out_folder, key, overwrite=overwrite, processes=processes)
 
-        def measure(one: Explained = one, admission: Admission = admission) -> MeasuredNote:
-            return MeasuredNote(
-                tuple(attention_test_rows(coder, one, admission, trials=trials, starts=starts, seed=seed))
-            )
+        def measure(one: Explained) -> MeasuredNote:
+            admission = known_admission(known, one.hadm_id)
+            found = attention_test_rows(coder, one, admission, trials=trials, starts=starts, seed=seed)
+            return MeasuredNote(tuple(found))
 
-        rows += kept(partial, one.hadm_id, measure).rows
-        if len(first) < randomise and one.scored:
-            first.append((one, admission))
+        each = bind(each_explained, explanations, manifest, "testing", admissions)
+        for one, found in each_measured(each, measure, partial, processes):
+            rows += found.rows
+            if len(first) < randomise and one.scored:
+                first.append((one, known_admission(known, one.hadm_id)))
+    if not processes.first:
+        return
     randomised = randomisation_rows(coder, first, seed=seed)
     rows += randomised
     stages = list(dict.fromkeys(row.metric for row in randomised))

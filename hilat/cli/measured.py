@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial as bind
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hilat.admissions import HilatError
 from hilat.cli.console import emit_json, out, progress, say, table
+from hilat.processes import ALONE, Processes
 
 Kind = Literal["percentile", "bca"]
 
 if TYPE_CHECKING:
-    from explain.rows import Row, Summary
+    from explain.rows import MeasuredNote, Row, Summary
     from explain.table import Explained
     from hilat.admissions import Admission
 
@@ -38,14 +41,43 @@ def known_admission(admissions: Mapping[str, Admission], hadm_id: str) -> Admiss
     return admissions[hadm_id]
 
 
-def each_explained(explanations: Path, manifest: Mapping[str, Any], what: str, most: int = 0) -> Iterator[Explained]:
-    """The explained admissions with a progress bar; only the first `most` when that is above 0."""
-    from itertools import islice
+def each_explained(
+    explanations: Path, manifest: Mapping[str, Any], what: str, most: int = 0, processes: Processes = ALONE
+) -> Iterator[Explained]:
+    """The explained admissions with a progress bar; only the first `most` when that is above 0.
 
+    Of several processes each gets its share, every so-manieth, and the first shows the bar of its own.
+    """
     from explain.table import read_explanations
 
     total = min(most or int(manifest["admissions"]), int(manifest["admissions"]))
-    return progress(islice(read_explanations(explanations), total), total, what)
+    stream = islice(read_explanations(explanations), processes.rank, total, processes.count)
+    if not processes.first:
+        return stream
+    title = what if processes.count == 1 else f"{what}, process 1 of {processes.count}"
+    return progress(stream, len(range(0, total, processes.count)), title)
+
+
+def each_measured(
+    each: Callable[[Processes], Iterator[Explained]],
+    measure: Callable[[Explained], MeasuredNote],
+    partial: Path | None,
+    processes: Processes,
+) -> Iterator[tuple[Explained, MeasuredNote]]:
+    """Every explained admission with what `measure` gives, kept in the folder `partial` (see `explain.resuming`).
+
+    Several processes first measure and keep their shares; then the first reads all of them back, and the others get none.
+    each: gives the admissions of the processes it is called with.
+    """
+    from explain.resuming import kept
+
+    if processes.count > 1:
+        for one in each(processes):
+            kept(partial, one.hadm_id, bind(measure, one))
+        processes.wait()
+    if processes.first:
+        for one in each(ALONE):
+            yield one, kept(partial, one.hadm_id, bind(measure, one))
 
 
 def group_of(groups: Mapping[str, list[Row]], name: str) -> list[Row]:
