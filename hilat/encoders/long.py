@@ -27,7 +27,8 @@ def shortest_sparse(config: PreTrainedConfig) -> int:
 def settle_attention(encoder: PreTrainedModel, tokens: int) -> None:
     """Let a BigBird with chunks of that many tokens use full attention where they are too short for its blocks."""
     if encoder.config.model_type == "big_bird" and tokens < shortest_sparse(encoder.config):
-        encoder.set_attention_type("original_full")
+        bigbird: Any = encoder
+        bigbird.set_attention_type("original_full")
 
 
 def long_inputs(encoder: PreTrainedModel, inputs: dict[str, Any], tokens: int) -> dict[str, Any]:
