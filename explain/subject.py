@@ -14,6 +14,7 @@ from explain.attention import global_token_attention
 from explain.gradients import Baseline, TokenScores, input_x_gradient, saliency
 from explain.note_gradients import GradientOptions, Output
 from explain.perturbation import NoteFunction, Removal
+from explain.sampling import Pool
 from explain.target import FrozenStates, Target
 from hilat.encoding import EncodedDocument, outside_words, seen_words, tokens_to_words
 
@@ -44,6 +45,10 @@ class MethodOptions:
     groups: int = 200
     pool: int = 200
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.pool:
+            Pool(self.pool, ())  # refuses one that is too small
 
 
 @dataclass(frozen=True, slots=True, eq=False)

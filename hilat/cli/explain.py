@@ -58,6 +58,10 @@ def explain(
         int, typer.Option(min=1, help="Points of the path of integrated gradients and gradient SHAP.")
     ] = 50,
     samples: Annotated[int, typer.Option(min=10, help="Perturbed notes for LIME and KernelSHAP.")] = 1000,
+    pool: Annotated[
+        int,
+        typer.Option(min=0, help="Changed versions of a chunk these notes are put together from; 0: each has its own."),
+    ] = 200,
     seed: Seed = 0,
     batch_size: BatchSize = 8,
     workers: Workers = 0,
@@ -94,6 +98,7 @@ def explain(
         output=output,  # type: ignore[arg-type]
         steps=steps,
         samples=samples,
+        pool=pool,
         seed=seed,
     )
     choices = _listed(codes)

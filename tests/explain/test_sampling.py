@@ -9,6 +9,7 @@ from math import comb
 import numpy as np
 import pytest
 
+from explain import MethodOptions
 from explain.hilat_target import HilatTarget
 from explain.perturbation import NoteFunction
 from explain.sampling import MASKS_PER_LEVEL, Pool, pooled
@@ -144,3 +145,6 @@ def test_a_pool_is_left_aside_where_it_saves_nothing() -> None:
 def test_a_pool_has_a_smallest_size() -> None:
     with pytest.raises(HilatError, match=f"expected {2 * MASKS_PER_LEVEL} or more"):
         Pool(3, [])
+    with pytest.raises(HilatError, match="a pool of 31 masks"):
+        MethodOptions(pool=31)
+    assert MethodOptions(pool=0).pool == 0
