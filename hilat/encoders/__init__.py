@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from hilat.admissions import HilatError
-from hilat.encoders.xlnet import FastXLNetModel, plain_reason
+from hilat.encoders.xlnet import FastXLNetModel, plain_reason, way_of
 
 # Encoder parameters that this model never uses: XLNet's mask embedding, and the poolers of BERT and kin.
 UNUSED = ("mask_emb", "pooler.")
@@ -56,14 +56,18 @@ def set_encoder_path(encoder: PreTrainedModel, fast: bool) -> None:
 
 
 def encoder_path(encoder: PreTrainedModel) -> str:
-    """How the encoder's forward pass is computed, in words, for the record of a run."""
+    """How the encoder's forward pass was last computed, or would be, in words, for the record of a run."""
     if not isinstance(encoder, FastXLNetModel):
         return f"transformers' {encoder.config.model_type}"
     reason = plain_reason(encoder, {"use_mems": False})
     if reason is not None:
         return f"transformers' xlnet ({reason})"
-    blocks = encoder.path == "blocks" or (encoder.path == "auto" and encoder.device.type == "cpu")
-    return f"fast xlnet, {'attention in blocks of queries' if blocks else 'relative scores as a bias of sdpa'}"
+    says = {
+        "blocks": "attention in blocks of queries",
+        "kernel": "attention by a Triton kernel",
+        "bias": "relative scores as a bias of sdpa",
+    }
+    return f"fast xlnet, {says[encoder.__dict__.get('_taken') or way_of(encoder, encoder.dtype)]}"
 
 
 def xlnet_token_types(mask: Tensor) -> Tensor:

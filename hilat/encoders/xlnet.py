@@ -16,7 +16,7 @@ import itertools
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,9 +33,13 @@ from transformers.models.xlnet.modeling_xlnet import (
     XLNetRelativeAttention,
 )
 
+from hilat.encoders import kernels
 from hilat.encoders.relative_attention import Dropout, RelativeAttention, SeededDropout
 
-Path = Literal["auto", "blocks", "bias", "plain"]
+if TYPE_CHECKING:
+    from hilat.encoders.relative_attention_triton import Marks
+
+Path = Literal["auto", "blocks", "kernel", "bias", "plain"]
 
 _LOG = logging.getLogger(__name__)
 # Arguments of XLNetModel.forward that only transformers' own forward pass serves.
@@ -45,8 +49,9 @@ _PLAIN_ARGUMENTS = ("mems", "perm_mask", "target_mapping", "output_attentions")
 class FastXLNetModel(XLNetModel):  # type: ignore[no-untyped-call]
     """An XLNetModel whose forward pass is fast where it can be, and transformers' own where it cannot (`plain_reason`).
 
-    path: "auto" takes "blocks" on the CPU and "bias" (scaled_dot_product_attention with the relative scores as its bias)
-    elsewhere; "plain" is always transformers' own.
+    path: "auto" takes "blocks" on the CPU, "kernel" (`hilat.encoders.relative_attention_triton`) in half precision on an
+    NVIDIA GPU with Triton, and "bias" (scaled_dot_product_attention with the relative scores as its bias) elsewhere;
+    "plain" is always transformers' own.
     """
 
     path: Path = "auto"
@@ -110,14 +115,16 @@ class _Chunks:
 
     positions: (2T, D), the sinusoids of i - j = T, T - 1, ..., 1 - T. kinds: (B, T, S), the segment of each token as 0s
     and one 1; None without segments, S = 1 when all are equal. hidden: (B, T, T), 0 where query i sees key j, -inf where
-    not; None when all see all. seeds: of the dropout masks, one after the other; None where torch draws them.
+    not; None when all see all. seeds: of the dropout masks, one after the other; None where torch draws all of them.
+    marks: segments and padding as the kernel wants them.
     """
 
     positions: Tensor
     kinds: Tensor | None
     hidden: Tensor | None
     seeds: Iterator[tuple[int, int]] | None
-    in_blocks: bool
+    way: Path
+    marks: Marks | None = None
 
 
 def _chunks(model: FastXLNetModel, states: Tensor, attention_mask: Tensor | None, rest: dict[str, Any]) -> _Chunks:
@@ -125,15 +132,34 @@ def _chunks(model: FastXLNetModel, states: Tensor, attention_mask: Tensor | None
     if attention_mask is not None and input_mask is not None:
         raise ValueError("attention_mask and input_mask are both given; expected one of them. Leave input_mask out")
     padding = input_mask > 0 if input_mask is not None else None if attention_mask is None else attention_mask < 1
-    in_blocks = model.path == "blocks" or (model.path == "auto" and states.device.type == "cpu")
+    way = model.__dict__["_taken"] = way_of(model, states.dtype)
     seeds = None
-    if in_blocks and model.training:
+    if way == "blocks" and model.training:
         seeds = zip(itertools.repeat(int(torch.randint(2**62, ()))), itertools.count())
     tokens = states.shape[1]
     positions = model.relative_positional_encoding(tokens, tokens, device=states.device)  # type: ignore[no-untyped-call]
     positions = positions[:, 0]  # (2T, D)
-    kinds = _segment_kinds(rest.get("token_type_ids"), states)
-    return _Chunks(positions, kinds, _hidden_keys(padding, states), seeds, in_blocks)
+    types = rest.get("token_type_ids")
+    if way == "kernel":
+        from hilat.encoders.relative_attention_triton import Marks
+
+        marks = Marks.of(types, None if padding is None else ~padding, states)
+        return _Chunks(positions, None, None, None, way, marks)
+    return _Chunks(positions, _segment_kinds(types, states), _hidden_keys(padding, states), seeds, way)
+
+
+def way_of(model: FastXLNetModel, dtype: torch.dtype) -> Path:
+    """How the fast forward pass computes attention for states of that type, on the model's device."""
+    device = model.device.type
+    if model.path != "auto":
+        return model.path
+    if device == "cpu":
+        return "blocks"
+    size = int(model.layer[0].rel_attn.d_head)  # type: ignore[arg-type, union-attr]
+    if device != "cuda" or size < 16 or size & (size - 1):
+        return "bias"
+    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else dtype
+    return "kernel" if dtype in (torch.bfloat16, torch.float16) and kernels.missing() is None else "bias"
 
 
 def _hidden_keys(padding: Tensor | None, states: Tensor) -> Tensor | None:
@@ -156,8 +182,9 @@ def _all_states(model: FastXLNetModel, embedded: Tensor, given: _Chunks) -> list
     """The states (B, T, D) before the first layer and after each, and the output."""
     states = [_drop(embedded, model.dropout, given)]
     positions = _drop(given.positions, model.dropout, given)
+    one_layer = _layer_by_kernels if given.way == "kernel" else _layer
     for layer in model.layer:
-        states.append(_layer(cast(XLNetLayer, layer), states[-1], positions, given))
+        states.append(one_layer(cast(XLNetLayer, layer), states[-1], positions, given))
     return [*states, _drop(states[-1], model.dropout, given)]
 
 
@@ -181,6 +208,33 @@ def _layer(layer: XLNetLayer, states: Tensor, positions: Tensor, given: _Chunks)
     inner = _drop(_activated(feed, feed.layer_1(after)), feed.dropout, given)  # (B, T, d_inner)
     output: Tensor = feed.layer_norm(_drop(feed.layer_2(inner), feed.dropout, given) + after)  # (B, T, D)
     return output
+
+
+def _layer_by_kernels(layer: XLNetLayer, states: Tensor, positions: Tensor, given: _Chunks) -> Tensor:
+    """The same on a GPU in half precision, fused; the output has the type of the products."""
+    own, feed = layer.rel_attn, layer.ff
+    mixed = _attention_by_kernel(own, states, positions, given)  # (B, T, H E)
+    drop = own.dropout.p * own.dropout.training
+    after = kernels.norm_after(F.linear(mixed, own.o.flatten(1)), states, own.layer_norm, drop)  # (B, T, D)
+    drop = feed.dropout.p * feed.dropout.training
+    inner = kernels.activated(feed.layer_1(after), feed.activation_function, drop)  # (B, T, d_inner)
+    return kernels.norm_after(feed.layer_2(inner), after, feed.layer_norm, drop)  # (B, T, D)
+
+
+def _attention_by_kernel(own: XLNetRelativeAttention, states: Tensor, positions: Tensor, given: _Chunks) -> Tensor:
+    """What the heads bring (B, T, H * E), by `hilat.encoders.relative_attention_triton`."""
+    from hilat.encoders.relative_attention_triton import Scores, TritonAttention
+
+    width, heads, size = own.q.shape
+    weights = torch.cat([own.q.flatten(1), own.k.flatten(1), own.v.flatten(1)], 1)  # (D, 3 H E)
+    parts = torch.mm(states.reshape(-1, width), weights).view(*states.shape[:2], 3, heads, size)  # (B, T, 3, H, E)
+    r = torch.mm(positions.to(own.r.dtype), own.r.flatten(1)).view(-1, heads, size)  # (2T, H, E)
+    between = own.seg_embed[1] - own.seg_embed[0]  # (H, E)
+    vectors = torch.stack([own.r_w_bias, own.r_r_bias, own.r_s_bias, between]).float()  # (4, H, E)
+    dropped = own.dropout.p * own.dropout.training
+    scores = Scores(own.scale, given.marks, dropped, kernels.seed(dropped))
+    attended: Tensor = TritonAttention.apply(parts, r.to(parts.dtype), vectors, scores)  # type: ignore[no-untyped-call]
+    return attended
 
 
 def _activated(feed: XLNetFeedForward, inner: Tensor) -> Tensor:
@@ -227,7 +281,7 @@ def _attention(own: XLNetRelativeAttention, states: Tensor, positions: Tensor, g
     if given.kinds is not None:
         q, k, q_r = _with_segments(own, (q, k, q_r), given.kinds)
     r = r.to(q.dtype).contiguous()
-    if given.in_blocks:
+    if given.way == "blocks":
         noise = _next_noise(own.dropout, given)
         attended: Tensor = RelativeAttention.apply(q, k, v, q_r, r, given.hidden, noise)  # type: ignore[no-untyped-call]
     else:

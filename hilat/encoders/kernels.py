@@ -1,0 +1,53 @@
+"""The GPU's own kernels, if this machine can run them, and how a layer calls them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.activations import GELUActivation
+
+_LOG = logging.getLogger(__name__)
+
+
+@cache
+def missing() -> str | None:
+    """Why the kernels cannot run on this machine, or None; tried once, and logged once where they cannot."""
+    try:
+        from hilat.encoders import relative_attention_triton as attention
+
+        attention.try_out()
+    except Exception as error:  # no Triton, no compiler, a GPU that it does not know
+        reason = f"Triton does not work here ({type(error).__name__})"
+        _LOG.info("XLNet's GPU kernels are not used: %s", reason)
+        return reason
+    return None
+
+
+def seed(p: float) -> int:
+    """A seed below 2^31 from torch's generator, for dropout of a share p; 0 where nothing is dropped."""
+    return int(torch.randint(2**31, ())) if p else 0
+
+
+def norm_after(x: Tensor, residual: Tensor, norm: nn.LayerNorm, p: float) -> Tensor:
+    """norm(dropout(x) + residual), (..., D), in one pass over memory, in x's type. p: of dropout, 0 for none."""
+    from hilat.encoders.fused_triton import NormAfter
+
+    done: Tensor = NormAfter.apply(  # type: ignore[no-untyped-call]
+        x.contiguous(), residual.contiguous(), norm.weight, norm.bias, norm.eps, p, seed(p)
+    )
+    return done
+
+
+def activated(x: Tensor, function: Callable[[Tensor], Tensor], p: float) -> Tensor:
+    """dropout(function(x)), in one pass over memory where the function is gelu. p: of dropout, 0 for none."""
+    from hilat.encoders.fused_triton import GeluDropout
+
+    if isinstance(function, GELUActivation):
+        done: Tensor = GeluDropout.apply(x.contiguous(), p, seed(p))  # type: ignore[no-untyped-call]
+        return done
+    return F.dropout(function(x), p)
