@@ -17,7 +17,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from explain.note_gradients import DEFAULTS, GradientOptions, Note, Output, known, outputs, prepare, reduced, walk
+from explain.note_gradients import (
+    DEFAULTS,
+    GradientOptions,
+    Note,
+    Output,
+    at_states,
+    known,
+    outputs,
+    prepare,
+    reduced,
+    walk,
+)
 from explain.target import Target
 from hilat.admissions import HilatError
 from hilat.encoding import EncodedDocument
@@ -84,9 +95,9 @@ def embedding_gradients(
     gradients = np.zeros((len(note.columns), *note.embeds.shape))  # (k, C, T, D)
 
     def take(i: int, rows: NDArray[np.int64], gradient: Tensor) -> None:
-        gradients[i, rows] = gradient.cpu().numpy()
+        gradients[i, rows] = gradient[0].cpu().numpy()
 
-    walk(note, note.embeds, take)
+    walk(note, note.embeds[None], take)
     return note.embeds.double().cpu().numpy(), gradients
 
 
@@ -111,7 +122,7 @@ def saliency(
         "mean": lambda gradient: gradient.abs().mean(-1),
     }
     note = prepare(target, document, columns, options)
-    scores, _, passes = reduced(note, note.embeds, lambda gradient, _: reduce[norm](gradient))
+    scores, _, passes = reduced(note, note.embeds[None], lambda gradient, _: reduce[norm](gradient))
     return TokenScores(scores, False, note.output, None, passes)
 
 
@@ -133,11 +144,37 @@ def input_x_gradient(
     note = prepare(target, document, columns, options)
 
     def product(gradient: Tensor, rows: NDArray[np.int64]) -> Tensor:
-        weighted = gradient * note.embeds[rows].double()  # (n, T, D)
+        weighted = gradient * note.embeds[rows].double()  # (1, n, T, D)
         return weighted.sum(-1) if reduce == "sum" else weighted.norm(dim=-1)
 
-    scores, _, passes = reduced(note, note.embeds, product)
+    scores, _, passes = reduced(note, note.embeds[None], product)
     return TokenScores(scores, reduce == "sum", note.output, None, passes)
+
+
+def state_x_gradient(
+    target: Target,
+    document: EncodedDocument,
+    columns: Sequence[int],
+    reduce: Literal["sum", "l2"] = "sum",
+    options: GradientOptions = DEFAULTS,
+) -> TokenScores:
+    """Hidden state times gradient at each token, head only: the sum over the width (signed), or the L2 norm (unsigned).
+
+    The gradient is taken at the encoder's last hidden states, so that no backward pass goes through the encoder: all codes
+    cost little more than a forward pass. It is another quantity than `input_x_gradient`: it says which states the head
+    reads, and nothing of the words that the encoder mixed into them.
+
+    Raises:
+        HilatError: columns outside the model's codes, none, or one twice; another `reduce`.
+    """
+    known("reduce", reduce, ("sum", "l2"))
+    note = prepare(target, document, columns, options)
+
+    def product(gradient: Tensor, states: Tensor) -> Tensor:
+        weighted = gradient * states.double()  # (n, T', D)
+        return weighted.sum(-1) if reduce == "sum" else weighted.norm(dim=-1)
+
+    return TokenScores(at_states(note, product), reduce == "sum", note.output, None, len(note.rows))
 
 
 def baseline_embeddings(target: Target, document: EncodedDocument, kind: Baseline) -> Tensor:
@@ -171,7 +208,7 @@ def integrated_gradients(
     """Integrated gradients, signed: difference from the baseline times the gradient's mean on the straight line to it.
 
     Sundararajan et al. 2017, equation 1, with Gauss-Legendre points (captum's default rule). Every point of the line is
-    encoded once for all codes.
+    encoded once for all codes, several points of a short note in one call.
 
     Raises:
         HilatError: a completeness gap above the bound; columns, baseline or steps that are not possible.
@@ -180,13 +217,7 @@ def integrated_gradients(
     note = prepare(target, document, columns, options)
     start = baseline_embeddings(target, document, baseline)  # (C, T, D)
     points, weights = np.polynomial.legendre.leggauss(steps)
-    scores = np.zeros((len(note.columns), *document.input_ids.shape))  # (k, C, T)
-    passes = 0
-    for point, weight in zip((points + 1) / 2, weights / 2, strict=True):
-        here = start + float(point) * (note.embeds - start)
-        part, _, encoded = reduced(note, here, partial(_times_difference, note.embeds, start))
-        scores += weight * part
-        passes += encoded
+    scores, passes = _along(note, note.embeds, start, (points + 1) / 2, weights / 2)
     change = outputs(note, note.embeds) - outputs(note, start)  # (k,)
     gap = _checked_gap(
         note, scores, change, options, f"Raise the number of steps (now {steps}) or take another baseline"
@@ -227,10 +258,8 @@ def gradient_shap(
             if sampling.noise:
                 drawn = torch.from_numpy(rng.normal(scale=sampling.noise, size=tuple(end.shape)))
                 end = end + content * drawn.to(end)
-            part, _, encoded = reduced(
-                note, start + float(point) * (end - start), partial(_times_difference, end, start)
-            )
-            scores += part / total
+            part, encoded = _along(note, end, start, np.array([point]), np.array([1 / total]))
+            scores += part
             passes += encoded
     advice = f"Raise the number of pairs (now {n})" + (" or lower the noise" if sampling.noise else "")
     gap = _checked_gap(note, scores, change, options, advice)
@@ -258,7 +287,8 @@ def deep_lift(
     """
     note = prepare(target, document, columns, options)
     start = baseline_embeddings(target, document, baseline)  # (C, T, D)
-    scores, _, passes = reduced(note, note.embeds, partial(_times_difference, note.embeds, start), start)
+    each = partial(_times_difference, note.embeds, start)
+    scores, _, passes = reduced(note, note.embeds[None], each, start[None])
     change = outputs(note, note.embeds) - outputs(note, start)  # (k,)
     advice = "The model has steps that DeepLift has no rule for: use integrated_gradients"
     gap = _checked_gap(note, scores, change, options, advice)
@@ -266,7 +296,27 @@ def deep_lift(
 
 
 def _times_difference(end: Tensor, start: Tensor, gradient: Tensor, rows: NDArray[np.int64]) -> Tensor:
-    return (gradient * (end[rows] - start[rows]).double()).sum(-1)  # (n, T)
+    return (gradient * (end[rows] - start[rows]).double()).sum(-1)  # (P, n, T)
+
+
+def _along(
+    note: Note, end: Tensor, start: Tensor, points: NDArray[np.float64], weights: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], int]:
+    """Scores (k, C, T), weighted sums over points of the line from start (0) to end (1), both (C, T, D); chunks encoded."""
+    scores = np.zeros((len(note.columns), *end.shape[:2]))  # (k, C, T)
+    difference, passes = end - start, 0
+    for first in range(0, len(points), note.points):
+        part = slice(first, first + note.points)
+        here = torch.stack([start + float(point) * difference for point in points[part]])  # (P, C, T, D)
+        weight = torch.from_numpy(weights[part]).to(end.device)[:, None, None]  # (P, 1, 1)
+
+        def reduce(gradient: Tensor, rows: NDArray[np.int64], weight: Tensor = weight) -> Tensor:
+            return weight * _times_difference(end, start, gradient, rows)
+
+        found, _, encoded = reduced(note, here, reduce)
+        scores += found
+        passes += encoded
+    return scores, passes
 
 
 def _checked_gap(

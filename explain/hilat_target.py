@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from explain.target import Filler, FrozenStates, HeadOutput
@@ -74,10 +75,17 @@ class HilatTarget:
 
     def chunk_vectors(self, inputs: Mapping[str, Tensor], chunk: NDArray[np.int64]) -> Tensor:
         """Per-code vectors (N, K, D) of N chunks on their own (equations 1 to 3)."""
+        return self.vectors_of_states(self.hidden_states(inputs), inputs["attention_mask"], chunk)
+
+    def hidden_states(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """The encoder's last states (N, T', D) of N chunks on their own; no gradients of its parameters."""
+        return self._encode(inputs)
+
+    def vectors_of_states(self, hidden: Tensor, attention_mask: Tensor, chunk: NDArray[np.int64]) -> Tensor:
+        """The same from the encoder's last states (N, T', D) and the chunks' masks (N, T)."""
         if (np.diff(chunk) < 0).any():
             raise HilatError("the chunks are not in the order of their places; expected first chunks first. Sort them")
-        hidden = self._encode(inputs)  # (N, T', D)
-        seen = self._seen(inputs["attention_mask"])[:, : hidden.shape[1]]
+        seen = self._seen(attention_mask)[:, : hidden.shape[1]]
         vectors, _ = self._token_attention(hidden, seen, chunk)
         return vectors
 
@@ -205,7 +213,8 @@ class HilatTarget:
             mask = given["attention_mask"]
             length = int((mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).max())
             given = {name: values[:, :length] for name, values in given.items()}
-        return self.coder.model.encode_chunks(given)
+        with _frozen_parameters(self.coder.model.encoder):
+            return self.coder.model.encode_chunks(given)
 
     def _seen(self, mask: Tensor) -> Tensor:
         return torch.ones_like(mask, dtype=torch.bool) if self.coder.model.config.attend_padding else mask.bool()
@@ -232,6 +241,19 @@ class HilatTarget:
             _, weights = functional_call(model.chunk_attention, own, (vectors, keep))
         assert weights is not None
         return weights
+
+
+@contextmanager
+def _frozen_parameters(module: nn.Module) -> Iterator[None]:
+    """No graph that is built here leads to the module's parameters: gradients at the inputs take no work for them."""
+    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    try:
+        for parameter in learning:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
 
 
 def _head_of_columns(model: HilatModel, columns: NDArray[np.int64] | None) -> dict[str, dict[str, Tensor]]:

@@ -1,9 +1,10 @@
 """One note and k codes: every code's gradient at the word embeddings, chunk by chunk.
 
 A code's logit depends on the encoder through its own chunk vectors only (the head is label-wise), so one backward pass
-through the head serves all codes, and each code then takes one backward pass through the encoder, chunk by chunk. The
-forward pass is shared by all codes. Where the whole note's graph would be large, chunks are encoded twice: once without
-a graph for the head, once with it.
+through the head serves all codes, and each code then takes one backward pass through the encoder, over the groups of
+chunks on which it depends. The forward pass is shared by all codes. Chunks of similar length go together, so that padding
+is not encoded; short notes have several points of a path in one call of the encoder. Where the whole graph would be
+large, all groups but the last are encoded twice: once without a graph for the head, once with it.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ from torch import Tensor
 from explain.deep_lift import with_multipliers
 from explain.target import Target
 from hilat.admissions import HilatError
+from hilat.chunk_rows import groups_by_length
 from hilat.encoding import EncodedDocument
 
 Output = Literal["logit", "probability"]
-# Chunks x tokens x width whose graph is kept at a time: one chunk of 512 tokens of a base-sized encoder (1.5 GB for XLNet).
-_GRAPH_NUMBERS = 2**19
+# Chunks x tokens x width whose graph is kept at a time: two chunks of 512 tokens of a base-sized encoder (1.3 GB for XLNet).
+_GRAPH_NUMBERS = 2**20
+# What a call of the encoder costs beside its tokens, in tokens: XLNet's relative keys.
+_CALL_TOKENS = 64
 
 
 def known(what: str, given: str, options: Sequence[str]) -> None:
@@ -40,14 +44,23 @@ class GradientOptions:
 
     output: what is differentiated. bound: the largest completeness gap that is not an error (see `TokenScores`).
     chunks_at_once: chunks whose graph is held at a time; None decides by size. All of them in one go is fastest.
+    negligible: a code leaves out groups of chunks whose slopes at their chunk vectors (L2 norms, summed) are together at
+        most this share of those of all its chunks, and their tokens score 0. The gradient left out is at most this share
+        of the sum of all slopes times the largest norm of a chunk's encoder Jacobian. 0 leaves out what has no slope at all,
+        such as a chunk whose attention is exactly 0, which changes nothing.
     """
 
     output: Output = "logit"
     bound: float = 0.05
     chunks_at_once: int | None = None
+    negligible: float = 0.0
 
     def __post_init__(self) -> None:
         known("output", self.output, get_args(Output))
+        if not 0 <= self.negligible < 1:
+            raise HilatError(
+                f"gradient options have negligible {self.negligible}; expected a share from 0 to below 1. Change it"
+            )
         if not self.bound > 0 or (self.chunks_at_once is not None and self.chunks_at_once < 1):
             raise HilatError(
                 f"gradient options have bound {self.bound} and chunks_at_once {self.chunks_at_once}; expected a bound "
@@ -62,7 +75,9 @@ DEFAULTS = GradientOptions()
 class Note:
     """A note before the encoder, and the codes to explain.
 
-    embeds (C, T, D); inputs: mask and types (C, T); kept (C,) bool; rows: the N chunks that are read, in groups.
+    embeds (C, T, D); inputs: mask and types (C, T); kept (C,) bool; rows: the N chunks that are read; groups: the same, as
+    they are encoded together, each in the order of the chunks. points: how many copies of the note are encoded at a time.
+    negligible: see `GradientOptions`.
     """
 
     target: Target
@@ -73,6 +88,8 @@ class Note:
     kept: Tensor
     rows: NDArray[np.int64]
     groups: list[NDArray[np.int64]]
+    points: int
+    negligible: float
 
 
 def prepare(target: Target, document: EncodedDocument, columns: Sequence[int], options: GradientOptions) -> Note:
@@ -93,34 +110,62 @@ def prepare(target: Target, document: EncodedDocument, columns: Sequence[int], o
     read = target.chunks_read(document.attention_mask[None])[0]  # (C,)
     rows = np.flatnonzero(read)
     at_once = options.chunks_at_once or max(1, _GRAPH_NUMBERS // embeds[0].numel())
-    groups = [rows[i : i + at_once] for i in range(0, len(rows), at_once)]
+    groups = _groups(document.attention_mask[rows], rows, at_once)
     kept = torch.from_numpy(read).to(embeds.device)
-    return Note(target, chosen, options.output, embeds, inputs, kept, rows, groups)
+    numbers = sum(int(_lengths(document.attention_mask[part]).max()) * len(part) for part in groups) * embeds.shape[-1]
+    points = 1 if len(groups) > 1 or options.chunks_at_once else max(1, _GRAPH_NUMBERS // numbers)
+    return Note(target, chosen, options.output, embeds, inputs, kept, rows, groups, points, options.negligible)
+
+
+def _lengths(mask: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Tokens (N,) of chunks up to their last one, in eights, from masks (N, T)."""
+    last = (mask * np.arange(1, mask.shape[1] + 1)).max(axis=1)
+    return np.asarray(-(-last // 8) * 8)
+
+
+def _groups(mask: NDArray[np.int64], rows: NDArray[np.int64], at_once: int) -> list[NDArray[np.int64]]:
+    """The rows (N,) in groups of similar length, of at_once chunks or fewer; mask: theirs, (N, T)."""
+    similar = groups_by_length(_lengths(mask).tolist(), _CALL_TOKENS)
+    return [rows[part[i : i + at_once]] for part in similar for i in range(0, len(part), at_once)]
 
 
 def _vectors(note: Note, rows: NDArray[np.int64], embeds: Tensor) -> Tensor:
-    """Chunk vectors (n, K, D) of these chunks from their embeddings (n, T, D)."""
-    inputs = {name: values[rows] for name, values in note.inputs.items()}
-    return note.target.chunk_vectors({"inputs_embeds": embeds, **inputs}, rows)
+    """Chunk vectors (n * P, K, D) of these chunks, each at P points, from their embeddings (n * P, T, D)."""
+    every = np.repeat(rows, len(embeds) // len(rows))
+    inputs = {name: values[every] for name, values in note.inputs.items()}
+    return note.target.chunk_vectors({"inputs_embeds": embeds, **inputs}, every)
 
 
 def _logits(note: Note, vectors: Tensor) -> Tensor:
-    """Logits (k,) of the chosen codes from the chunk vectors (N, K, D)."""
-    stacked = vectors.new_zeros((len(note.kept), *vectors.shape[1:]))  # (C, K, D)
-    stacked = stacked.index_put((torch.from_numpy(note.rows).to(vectors.device),), vectors)
-    return note.target.logits(stacked[None], note.kept[None])[0, note.columns]
+    """Logits (P, k) of the chosen codes from chunk vectors (P, C, K, D), zeros where a chunk is not read."""
+    return note.target.logits(vectors, note.kept[None].expand(len(vectors), -1))[:, note.columns]
 
 
-def _encoded(note: Note, embeds: Tensor) -> Tensor:
-    """Chunk vectors (N, K, D) without a graph."""
+def _placed(note: Note, parts: list[Tensor]) -> Tensor:
+    """Chunk vectors (P, C, K, D) from those of each group, (n * P, K, D)."""
+    points = len(parts[0]) // len(note.groups[0])
+    stacked = parts[0].new_zeros((points, len(note.kept), *parts[0].shape[1:]))
+    for rows, part in zip(note.groups, parts, strict=True):
+        stacked[:, rows] = part.view(len(rows), points, *part.shape[1:]).transpose(0, 1)
+    return stacked
+
+
+def _chosen(embeds: Tensor, rows: NDArray[np.int64]) -> Tensor:
+    """The chunks' embeddings (n * P, T, D), chunk by chunk, from (P, C, T, D)."""
+    return embeds[:, rows].transpose(0, 1).flatten(0, 1)
+
+
+def _encoded(note: Note, groups: list[NDArray[np.int64]], embeds: Tensor) -> list[Tensor]:
+    """Chunk vectors of each group without a graph."""
     with torch.no_grad():
-        return torch.cat([_vectors(note, rows, embeds[rows]) for rows in note.groups])
+        return [_vectors(note, rows, _chosen(embeds, rows)) for rows in groups]
 
 
 def outputs(note: Note, embeds: Tensor) -> NDArray[np.float64]:
     """The chosen codes' outputs (k,) for embeddings (C, T, D)."""
+    vectors = _placed(note, _encoded(note, note.groups, embeds[None]))
     with torch.no_grad():
-        logits = _logits(note, _encoded(note, embeds)).double()
+        logits = _logits(note, vectors)[0].double()
     values: NDArray[np.float64] = (logits if note.output == "logit" else torch.sigmoid(logits)).cpu().numpy()
     return values
 
@@ -131,11 +176,14 @@ def reduced(
     reduce: Callable[[Tensor, NDArray[np.int64]], Tensor],
     reference: Tensor | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
-    """Scores (k, C, T) from each gradient (n, T, D, float64) and its chunks; the outputs (k,); chunks encoded."""
-    scores = np.zeros((len(note.columns), *embeds.shape[:2]))  # (k, C, T)
+    """Scores (k, C, T), summed over the points, from each gradient (P, n, T, D, float64) and its chunks.
+
+    embeds: (P, C, T, D), the note at P points; reduce gives (P, n, T). Then the outputs (P, k); chunks encoded.
+    """
+    scores = np.zeros((len(note.columns), *embeds.shape[1:3]))  # (k, C, T)
 
     def take(i: int, rows: NDArray[np.int64], gradient: Tensor) -> None:
-        scores[i, rows] = reduce(gradient, rows).cpu().numpy()
+        scores[i, rows] = reduce(gradient, rows).sum(0).cpu().numpy()
 
     values, passes = walk(note, embeds, take, reference)
     return scores, values, passes
@@ -147,38 +195,77 @@ def walk(
     take: Callable[[int, NDArray[np.int64], Tensor], None],
     reference: Tensor | None = None,
 ) -> tuple[NDArray[np.float64], int]:
-    """Hand `take` every code's gradient (n, T, D), float64, chunk group by chunk group; the outputs (k,); chunks encoded.
+    """Hand `take` every code's gradient (P, n, T, D), float64, chunk group by chunk group; the outputs (P, k); chunks encoded.
 
-    With a reference (C, T, D), DeepLIFT's multipliers instead of gradients.
+    embeds: (P, C, T, D). Groups on which a code does not depend are left out; their gradient is 0. With a reference
+    (P, C, T, D), DeepLIFT's multipliers instead of gradients.
     """
 
     def graph(rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        leaf = embeds[rows].detach().requires_grad_()
-        return leaf, _run(partial(_vectors, note, rows), leaf, None if reference is None else reference[rows])
+        leaf = _chosen(embeds, rows).detach().requires_grad_()
+        return leaf, _run(partial(_vectors, note, rows), leaf, None if reference is None else _chosen(reference, rows))
 
-    whole = graph(note.rows) if len(note.groups) == 1 else None
-    vectors = _encoded(note, embeds) if whole is None else whole[1].detach()  # (N, K, D)
-    before = None if reference is None else _encoded(note, reference)
-    values, slopes = _head_slopes(note, vectors, before)  # (k,), (N, K, D)
-    done = 0
+    ready: tuple[Tensor, Tensor] | None = graph(note.groups[-1])  # stays while the head is computed
+    assert ready is not None
+    vectors = _placed(note, [*_encoded(note, note.groups[:-1], embeds), ready[1].detach()])
+    before = None if reference is None else _placed(note, _encoded(note, note.groups, reference))
+    values, slopes = _head_slopes(note, vectors, before)  # (P, k), (P, C, K, D)
+    needed = _needed(note, slopes)  # (k, G)
+    for g in range(len(note.groups))[::-1]:
+        rows, codes = note.groups[g], np.flatnonzero(needed[:, g]).tolist()
+        whole, ready = ready, None
+        if not codes:
+            continue
+        (leaf, output), slope = whole or graph(rows), _chosen(slopes, rows)  # (n * P, K, D)
+        for i in codes:
+            k = note.columns[i]
+            (gradient,) = torch.autograd.grad(output[:, k], leaf, slope[:, k], retain_graph=i != codes[-1])
+            take(i, rows, gradient.view(len(rows), len(embeds), *gradient.shape[1:]).transpose(0, 1).double())
+            del gradient
+        del leaf, output, whole  # this graph, before the next one grows
+    again = len(note.rows) - len(note.groups[-1])
+    return values, len(embeds) * (len(note.rows) + again + (0 if reference is None else 2 * len(note.rows)))
+
+
+def at_states(note: Note, reduce: Callable[[Tensor, Tensor], Tensor]) -> NDArray[np.float64]:
+    """Scores (k, C, T) from each code's gradient at the encoder's last states and these, both (n, T', D); 0 elsewhere."""
+    scores = np.zeros((len(note.columns), *note.embeds.shape[:2]))  # (k, C, T)
+    graphs = []
     for rows in note.groups:
-        leaf, output = whole or graph(rows)
-        slope = slopes[done : done + len(rows)]
-        done += len(rows)
+        inputs = {name: values[rows] for name, values in note.inputs.items()}
+        with torch.no_grad():
+            states = note.target.hidden_states({"inputs_embeds": note.embeds[rows], **inputs})  # (n, T', D)
+        leaf = states.requires_grad_()
+        with torch.enable_grad():
+            graphs.append((leaf, note.target.vectors_of_states(leaf, inputs["attention_mask"], rows)))
+    _, slopes = _head_slopes(note, _placed(note, [output.detach() for _, output in graphs]), None)  # (1, C, K, D)
+    for rows, (leaf, output) in zip(note.groups, graphs, strict=True):
         for i, k in enumerate(note.columns):
-            more = i + 1 < len(note.columns)
-            (gradient,) = torch.autograd.grad(output[:, k], leaf, slope[:, k], retain_graph=more)
-            take(i, rows, gradient.double())
-        del leaf, output, gradient  # this graph, before the next one grows
-    rounds = (1 if whole else 2) + (0 if reference is None else 2)
-    return values, rounds * len(note.rows)
+            slope = slopes[0, rows][:, k]  # (n, D)
+            (gradient,) = torch.autograd.grad(output[:, k], leaf, slope, retain_graph=True)
+            scores[i, rows, : leaf.shape[1]] = reduce(gradient.double(), leaf.detach()).cpu().numpy()
+    return scores
+
+
+def _needed(note: Note, slopes: Tensor) -> NDArray[np.bool_]:
+    """Which codes take a backward pass through which groups (k, G): all but those whose share of the slopes is negligible."""
+    sizes = slopes.double().norm(dim=-1).sum(0).cpu().numpy()[:, note.columns]  # (C, k)
+    shares = np.stack([sizes[rows].sum(axis=0) for rows in note.groups], axis=1)  # (k, G)
+    order = np.argsort(shares, axis=1)
+    left_out = np.cumsum(np.take_along_axis(shares, order, axis=1), axis=1)  # were all up to this one left out
+    kept = ~(left_out <= note.negligible * shares.sum(axis=1, keepdims=True))
+    needed = np.empty(kept.shape, dtype=np.bool_)
+    np.put_along_axis(needed, order, kept, axis=1)
+    return needed
 
 
 def _head_slopes(note: Note, vectors: Tensor, before: Tensor | None) -> tuple[NDArray[np.float64], Tensor]:
-    """The outputs (k,), and each one's derivative with respect to its own chunk vectors, as (N, K, D)."""
+    """The outputs (P, k), and each one's derivative with respect to its own chunk vectors, as (P, C, K, D)."""
     leaf = vectors.detach().requires_grad_()
-    logits = _run(partial(_logits, note), leaf, before)  # (k,)
-    (slopes,) = torch.autograd.grad(logits.sum(), leaf)  # (N, K, D): of code k in [:, k], as the head is label-wise
+    logits = _run(partial(_logits, note), leaf, before)  # (P, k)
+    (slopes,) = torch.autograd.grad(
+        logits.sum(), leaf
+    )  # (P, C, K, D): of code k in [:, :, k], as the head is label-wise
     values = logits.detach().double()
     if note.output == "probability":
         probability = torch.sigmoid(values)
@@ -190,7 +277,7 @@ def _head_slopes(note: Note, vectors: Tensor, before: Tensor | None) -> tuple[ND
             ratio = (probability - torch.sigmoid(start)) / torch.where(apart, values - start, 1.0)
             slope = torch.where(apart, ratio, slope)
         values = probability
-        slopes[:, note.columns] *= slope.to(slopes.dtype)[None, :, None]
+        slopes[:, :, note.columns] *= slope.to(slopes.dtype)[:, None, :, None]
     return values.cpu().numpy(), slopes
 
 

@@ -96,6 +96,14 @@ class Target(Protocol):
         """Per-code vectors (N, K, D) of N chunks on their own, from (N, T) inputs; chunk (N,): their places."""
         ...
 
+    def hidden_states(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """The encoder's last states (N, T', D) of N chunks, from (N, T) inputs; T' is T, or less where the rest is padding."""
+        ...
+
+    def vectors_of_states(self, hidden: Tensor, attention_mask: Tensor, chunk: NDArray[np.int64]) -> Tensor:
+        """What `chunk_vectors` gives, from hidden states (N, T', D) and attention masks (N, T)."""
+        ...
+
     def chunks_read(self, attention_mask: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which chunks (S, C) the model reads, from attention masks (S, C, T)."""
         ...

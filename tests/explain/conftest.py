@@ -29,12 +29,12 @@ OTHER = "Discharge Diagnosis: heart failure. History of Present Illness: an old 
 def encoder_config(kind: str, vocabulary: int, pad: int) -> dict[str, object]:
     if kind == "xlnet":
         return {"model_type": "xlnet", "vocab_size": vocabulary, "d_model": 16, "n_layer": 2, "n_head": 2, "d_inner": 24, "pad_token_id": pad, "initializer_range": 0.3}  # fmt: skip
-    return {"model_type": "bert", "vocab_size": vocabulary, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24, "max_position_embeddings": 64, "type_vocab_size": 4, "pad_token_id": pad, "initializer_range": 0.3}  # fmt: skip
+    return {"model_type": kind, "vocab_size": vocabulary, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24, "max_position_embeddings": 64, "type_vocab_size": 4, "pad_token_id": pad, "initializer_range": 0.3}  # fmt: skip
 
 
 @pytest.fixture(scope="session")
 def make_coder(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
-    """make_coder(kind="xlnet"|"bert", chunks=4, tokens=24, **HilatConfig settings) -> Coder with random weights."""
+    """make_coder(kind="xlnet"|"bert"|"roberta", chunks=4, tokens=24, **HilatConfig settings) -> Coder with random weights."""
     folder: Path = tmp_path_factory.mktemp("tokenizer") / "tokenizer"
     tokenizer = train_sentencepiece([NOTE.lower(), OTHER.lower()], folder, vocab_size=120, seed=0)
 
