@@ -7,7 +7,7 @@ notes, and every span's text can be found again. ICD-9 and ICD-10 are two folder
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -97,11 +97,14 @@ def read_mdace_corpus(
         _stage(connection, noteevents, [note.note_id for note in kept])
         texts, subjects, missing = _staged(connection, noteevents, kept)
     admissions, spans_without_note = [], sum(len(note.spans) for note in kept if note.note_id in missing)
+    of_blanks = 0
     for hadm_id in sorted({note.hadm_id for note in kept if note.note_id not in missing}, key=int):
         own = [note for note in kept if note.hadm_id == hadm_id and note.note_id not in missing]
         own.sort(key=lambda note: (_rank(note.category, settings.categories), texts[note.note_id][0]))
         split = assigned[hadm_id] if assigned is not None else None
-        admissions.append(_admission(own, {i: texts[i][1] for i in texts}, split, subjects[hadm_id]))
+        admission, dropped = _admission(own, [texts[note.note_id][1] for note in own], split, subjects[hadm_id])
+        admissions.append(admission)
+        of_blanks += dropped
     book = settings.codes or _book(annotated, [a.codes for a in admissions], version)
     counts: dict[str, Any] = {
         "citation": CITATION,
@@ -114,20 +117,23 @@ def read_mdace_corpus(
             "used": len(kept) - len(missing),
         },
         "spans_by_mapping": dict(Counter(s.type for n in kept if n.note_id not in missing for s in n.spans)),
-        "spans_left_out": {"of_other_icd_version": other, "of_missing_notes": spans_without_note},
+        "spans_left_out": {
+            "of_other_icd_version": other,
+            "of_missing_notes": spans_without_note,
+            "of_blanks_between_notes": of_blanks,
+        },
     }
     return _restricted(Corpus(tuple(admissions), book, f"mdace-icd{version}", counts))
 
 
 def _restricted(corpus: Corpus) -> Corpus:
     """The corpus with only spans of its label set, the others counted."""
-    admissions = []
-    outside = Counter(repeats=0)
-    for admission in corpus.admissions:
-        inside = tuple(span for span in admission.evidence if span.code in corpus.code_book)
-        outside["spans"] += len(admission.evidence) - len(inside)
-        admissions.append(replace(admission, evidence=inside))
-    left_out = {**corpus.notes["spans_left_out"], "outside_the_label_set": outside["spans"]}
+    admissions = [
+        replace(admission, evidence=tuple(span for span in admission.evidence if span.code in corpus.code_book))
+        for admission in corpus.admissions
+    ]
+    outside = sum(len(a.evidence) for a in corpus.admissions) - sum(len(a.evidence) for a in admissions)
+    left_out = {**corpus.notes["spans_left_out"], "outside_the_label_set": outside}
     return replace(corpus, admissions=tuple(admissions), notes={**corpus.notes, "spans_left_out": left_out})
 
 
@@ -197,15 +203,15 @@ def _staged(
 
 
 def _admission(
-    notes: Sequence[MdaceNote], texts: Mapping[str, NoteText], split: str | None, subject: str | None
-) -> Admission:
-    """One admission: its notes as one text, and their spans where they lie in it."""
-    joined = join_texts(notes[0].hadm_id, [texts[note.note_id] for note in notes], each_once=False)
-    plain = [replace(note, spans=_plain_spans(note, texts[note.note_id].text)) for note in notes]
+    notes: Sequence[MdaceNote], texts: Sequence[NoteText], split: str | None, subject: str | None
+) -> tuple[Admission, int]:
+    """One admission: its notes as one text, and their spans where they lie in it; how many lie on dropped blanks."""
+    joined = join_texts(notes[0].hadm_id, texts, each_once=False)
+    plain = [replace(note, spans=_plain_spans(note, text.text)) for note, text in zip(notes, texts, strict=True)]
     codes = tuple(dict.fromkeys(span.code for note in notes for span in note.spans))
     bare = Admission(joined.hadm_id, joined.text, codes, split=split, subject_id=subject, notes=joined.notes)
-    (admission,), _ = with_mdace_evidence([bare], plain)
-    return admission
+    (admission,), dropped = with_mdace_evidence([bare], plain)
+    return admission, dropped + sum(len(n.spans) for n in notes) - sum(len(n.spans) for n in plain)
 
 
 def _plain_spans(note: MdaceNote, raw: str) -> tuple[MdaceSpan, ...]:

@@ -144,6 +144,7 @@ def test_spans_by_hand_with_windows_line_ends_and_a_seam(tmp_path: Path) -> None
     assert admission.text == "Sepsis.\nHome\n\nKidney failure.\n"
     told = {span.code: admission.text[span.start : span.end] for span in admission.evidence}
     assert told == {"V60": "Home", "038.9": "Sepsis", "584.9": "Kidney"}  # 799 was on the blanks that joining dropped
+    assert corpus.notes["spans_left_out"]["of_blanks_between_notes"] == 1
     assert corpus.code_book.title("584.9") == "Title 584.9"
     only = CodeBook(("038.9",), ("",), ("diagnosis",))
     fewer = read_mdace_corpus(tmp_path / "a", table(mimic), MdaceSettings(codes=only))

@@ -189,11 +189,27 @@ def test_the_database_gives_the_corpus_of_the_files(server: str, files: Path) ->
 
 
 def test_the_command_writes_it_and_the_password_nowhere(server: str, files: Path, tmp_path: Path, run: Run) -> None:
-    made = run("corpus", "mimic3", "--source", server, "--labels", "3", "--draw", "none", "--out", tmp_path / "out")
+    made = run(
+        "corpus",
+        "mimic3",
+        "--source",
+        server,
+        "--labels",
+        "3",
+        "--draw",
+        "none",
+        "--categories",
+        "Discharge summary,Radiology",
+        "--out",
+        tmp_path / "out",
+    )
     assert made.code == 0, made.err
     folder = files / "mimiciii"
     assert (
-        read_corpus(tmp_path / "out").admissions == read_mimic3(folder, MimicSettings(labels=3, splits=None)).admissions
+        read_corpus(tmp_path / "out").admissions
+        == read_mimic3(
+            folder, MimicSettings(labels=3, splits=None), categories=("discharge summary", "radiology")
+        ).admissions
     )
     assert PASSWORD not in made.said
     for path in (tmp_path / "out").iterdir():
