@@ -84,7 +84,7 @@ def test_integrated_gradients_take_more_steps_where_the_gap_asks_for_it(make_cod
 
 def test_pooling_over_chunks_leaves_gradients_and_perturbation(make_coder: MakeCoder, note: str) -> None:
     one = subject(make_coder(chunk_attention="max"), note)
-    for name in ("saliency", "occlusion", "random"):
+    for name in ("saliency", "state_x_gradient", "occlusion", "random"):
         assert obeys(scores(one, name), one.seen)
     with pytest.raises(HilatError, match="pools chunks"):
         scores(one, "attention")
