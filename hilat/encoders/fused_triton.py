@@ -1,6 +1,6 @@
 """What stands between a Transformer layer's products, each in one pass over a GPU's memory, in Triton.
 
-Dropout is decided by a hash of a number's row and column and a seed (`hilat.encoders.relative_attention_triton`), so that the backward
+Dropout is decided by a hash of a number's row and column and a seed (`hilat.encoders.relative_attention_kernels`), so that the backward
 pass needs no mask. Computed in float32; stored in the type that was given.
 """
 
@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hilat.encoders.relative_attention_triton import _kept
+from hilat.encoders.relative_attention_kernels import kept
 
 _ROWS = 2  # of a program at a time
 _COLUMNS = 1024  # of a row, where rows mean nothing
@@ -24,7 +24,7 @@ _PROGRAMS = 1056  # whose sums over rows are added up at the end
 @triton.jit
 def _dropped(x, seed, row, column, threshold):
     """x (R, N) with dropout; the same on a gradient."""
-    return tl.where(_kept(seed, row, column, threshold), x * (4294967296.0 / (4294967296.0 - threshold)), 0.0)
+    return tl.where(kept(seed, row, column, threshold), x * (4294967296.0 / (4294967296.0 - threshold)), 0.0)
 
 
 @triton.jit(do_not_specialize=["seed"])
