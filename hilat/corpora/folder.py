@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ _NOTE = pa.struct(
         ("skipped", pa.int64()),
     ]
 )
+_NOTE_FIELDS = tuple(one.name for one in fields(NoteSpan))
 _SCHEMA = pa.schema(
     [
         ("hadm_id", pa.string()),
@@ -211,7 +212,7 @@ def _row(admission: Admission) -> dict[str, Any]:
         "codes": list(admission.codes),
         "evidence": [_span_row(span) for span in admission.evidence],
         "decoys": [_span_row(span) for span in admission.decoys],
-        "notes": [asdict(note) for note in admission.notes],
+        "notes": [{name: getattr(note, name) for name in _NOTE_FIELDS} for note in admission.notes],
     }
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import itertools
+import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from hilat.admissions import Admission, HilatError, NoteSpan
@@ -102,6 +106,17 @@ def test_an_identical_text_is_joined_once_unless_asked_for() -> None:
     assert (once.text, [n.note_id for n in once.notes], once.identical) == ("Same.\n\nOther.", ["1", "3"], 1)
     both = join_texts("100", notes, each_once=False)
     assert (both.text, both.notes[1]) == ("Same.\n\nSame.\n\nOther.", NoteSpan(7, 12, "2", skipped=1))
+
+
+def test_a_corpus_that_was_written_without_borders_is_still_read(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    manifest = convert_mimic3(tables(tmp_path / "in", some_notes(1)), folder, ALL)
+    whole = read_corpus(folder)
+    file = folder / "admissions.parquet"
+    pq.write_table(pq.read_table(file).drop_columns("notes"), file)
+    manifest["sha256"]["admissions.parquet"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert read_corpus(folder).admissions == tuple(replace(a, notes=()) for a in whole.admissions)
 
 
 @pytest.mark.parametrize("spans", [[(0, 3), (2, 5)], [(0, 9)], [(2, 2)], [(3, 5), (0, 2)]])
