@@ -21,6 +21,8 @@ from hilat.model import HilatModel, build_model
 from hilat.settings import TrainingSettings
 from hilat.vocabulary import load_tokenizer, train_sentencepiece
 
+XLNET_SEGMENTS = 4  # 0 for text, 2 for <cls>, 3 for padding
+
 
 def cleaning_of(settings: TrainingSettings) -> CleaningRules:
     """How the settings say a note is cleaned."""
@@ -126,6 +128,7 @@ def new_encoder(settings: TrainingSettings, vocabulary: int, pad_id: int) -> dic
         "hidden_dropout_prob": settings.dropout,
         "attention_probs_dropout_prob": settings.dropout,
         "max_position_embeddings": settings.tokens,
+        "type_vocab_size": XLNET_SEGMENTS,  # a new vocabulary frames chunks as XLNet does
         "pad_token_id": pad_id,
     }
 

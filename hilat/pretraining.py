@@ -220,7 +220,10 @@ class _Watch(TrainerCallback):
         if accelerator.num_processes > 1:
             share = cast(Tensor, accelerator.reduce(share.to(accelerator.device), "sum")).cpu()
         loss = float(share[0] / share[1])
+        control = self.trainer.control
+        due = control.should_log  # which logging takes back
         self.trainer.log({"held_out_loss": loss, "held_out_perplexity": math.exp(min(loss, 700.0))})
+        control.should_log = due
 
 
 def _loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:

@@ -24,7 +24,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from hilat.admissions import HilatError
-from hilat.building import new_encoder, start_encoder
+from hilat.building import XLNET_SEGMENTS, new_encoder, start_encoder
 from hilat.encoders import first_line, not_finite
 from hilat.encoding import check_tokenizer
 from hilat.model_config import longest_chunk
@@ -120,6 +120,8 @@ def language_model(
     renewed = settings.tokenizer == "new"
     if renewed:
         config.vocab_size = len(tokenizer)
+        if 0 < getattr(config, "type_vocab_size", 0) < XLNET_SEGMENTS:
+            config.type_vocab_size = XLNET_SEGMENTS  # the new vocabulary's frame has segments of its own
         for name in ("pad", "bos", "eos", "cls", "sep"):
             if getattr(config, f"{name}_token_id", None) is not None:
                 setattr(config, f"{name}_token_id", getattr(tokenizer, f"{name}_token_id"))

@@ -200,6 +200,8 @@ class Questions:
             ids[b, : len(row.ids)] = row.ids
             mask[b, : len(row.ids)] = 1
         batch: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
+        if self.frame.xlnet:
+            batch["token_type_ids"] = _segments(rows, shape)
         if self.objective == "permutation":
             batch |= self._in_order(rows, longest)
         else:
@@ -210,17 +212,23 @@ class Questions:
         return {name: torch.from_numpy(values) for name, values in batch.items()}
 
     def _in_order(self, rows: Sequence[Row], longest: int) -> dict[str, NDArray[Any]]:
-        """perm_mask (B, T, T), target_mapping (B, P, T), labels (B, P) and segment ids (B, T) as XLNet reads them."""
+        """perm_mask (B, T, T), target_mapping (B, P, T) and labels (B, P) as XLNet reads them."""
         most = max(int((row.ranks >= 0).sum()) for row in rows)
         hidden = np.zeros((len(rows), longest, longest), dtype=np.float32)
         mapping = np.zeros((len(rows), most, longest), dtype=np.float32)
         labels = np.full((len(rows), most), IGNORED, dtype=np.int64)
-        types = np.full((len(rows), longest), _XLNET_PAD, dtype=np.int64)
         for b, row in enumerate(rows):
             size, place = len(row.ids), np.flatnonzero(row.ranks >= 0)
             hidden[b, :size, :size] = hidden_by_order(row.ranks)
             mapping[b, np.arange(len(place)), place] = 1.0
             labels[b, : len(place)] = row.labels[place]
-            types[b, : size - 1] = 0
-            types[b, size - 1] = _XLNET_CLS if self.frame.xlnet else 0
-        return {"perm_mask": hidden, "target_mapping": mapping, "labels": labels, "token_type_ids": types}
+        return {"perm_mask": hidden, "target_mapping": mapping, "labels": labels}
+
+
+def _segments(rows: Sequence[Row], shape: tuple[int, int]) -> NDArray[np.int64]:
+    """Segment ids (B, T) of rows framed as XLNet frames them, as `hilat.encoding.fill_chunks` gives them in training."""
+    types = np.full(shape, _XLNET_PAD, dtype=np.int64)
+    for b, row in enumerate(rows):
+        types[b, : len(row.ids) - 1] = 0
+        types[b, len(row.ids) - 1] = _XLNET_CLS
+    return types

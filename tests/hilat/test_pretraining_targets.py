@@ -228,7 +228,7 @@ def test_masked_loss_against_an_explicit_loop(tokenizer: PreTrainedTokenizerBase
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=64, pad_token_id=tokenizer.pad_token_id, initializer_range=0.3,
+        max_position_embeddings=64, pad_token_id=tokenizer.pad_token_id, initializer_range=0.3, type_vocab_size=4,
     )  # fmt: skip
     model = BertForMaskedLM(config).double().eval()
     rows = [question(content(tokenizer, n, n), vocabulary, MASKED, np.random.default_rng(n)) for n in (30, 17)]
@@ -238,7 +238,8 @@ def test_masked_loss_against_an_explicit_loop(tokenizer: PreTrainedTokenizerBase
         loss = float(token_loss(model(**batch).logits, labels))
         total = 0.0
         for row in rows:
-            logits = model(torch.tensor(row.ids)[None]).logits[0]
+            types = torch.tensor([[0] * (len(row.ids) - 1) + [2]])
+            logits = model(torch.tensor(row.ids)[None], token_type_ids=types).logits[0]
             for place, label in enumerate(row.labels.tolist()):
                 if label != IGNORED:
                     total -= float(logits[place, label] - torch.logsumexp(logits[place], 0))
