@@ -10,7 +10,7 @@ Axis letters: B documents, C chunks, T tokens per chunk, P chunks that take part
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from hilat.model_config import SPECIAL_TOKENS
 # What a call of the encoder costs beside its tokens, in tokens: XLNet's relative keys on the CPU, the start of kernels elsewhere.
 _CALL_TOKENS = {"cpu": 64}
 _CALL_TOKENS_ELSEWHERE = 2048
+# A call's tokens at most: larger tensors leave the CPU's cache, and its allocator asks for their pages anew each time.
+_MOST_TOKENS = {"cpu": 2048}
 
 
 def chunks_that_count(mask: Tensor, attend_padding: bool) -> tuple[Tensor | None, Tensor]:
@@ -92,20 +94,26 @@ def has_hooks(encoder: nn.Module) -> bool:
 
 
 def encode_by_length(
-    encode: Callable[[Mapping[str, Tensor]], Tensor], inputs: Mapping[str, Tensor], *, in_one_call: bool = False
+    encode: Callable[[Mapping[str, Tensor]], Tensor],
+    inputs: Mapping[str, Tensor],
+    *,
+    cut: bool = True,
+    in_one_call: bool = False,
 ) -> Tensor:
-    """Hidden states (N, T', D) of chunks whose padding is masked, T' the longest; zeros at padding outside its group.
+    """Hidden states (N, T', D) of chunks, T' the longest; zeros at padding that is not encoded.
 
-    inputs: (N, T, ...) by name, with their attention_mask. encode: hidden states from inputs that are cut to some length;
-    called once for all, or for each group.
+    inputs: (N, T, ...) by name, with their attention_mask. encode: hidden states from some rows of them, cut to some length.
+    cut: chunks are cut to the longest of their group; else all keep T tokens. in_one_call: one group, and one call.
     """
     mask = inputs["attention_mask"]
+    device = mask.device.type
     position = torch.arange(1, mask.shape[1] + 1, device=mask.device)
-    lengths = (mask * position).amax(1).tolist()
+    lengths = (mask * position).amax(1).tolist() if cut else [mask.shape[1]] * len(mask)
     groups = [list(range(len(lengths)))]
     if not in_one_call:
         rounded = [-(-length // 8) * 8 for length in lengths]  # few lengths to choose from
-        groups = groups_by_length(rounded, _CALL_TOKENS.get(mask.device.type, _CALL_TOKENS_ELSEWHERE))
+        groups = groups_by_length(rounded, _CALL_TOKENS.get(device, _CALL_TOKENS_ELSEWHERE))
+        groups = [part for rows in groups for part in _parts(rows, lengths, _MOST_TOKENS.get(device))]
     longest, states = max(lengths), []
     for rows in groups:
         length = max(lengths[n] for n in rows)
@@ -116,3 +124,10 @@ def encode_by_length(
         return states[0]
     where = torch.tensor([n for rows in groups for n in rows], device=mask.device).argsort()  # (N,)
     return torch.cat(states).index_select(0, where)
+
+
+def _parts(rows: list[int], lengths: Sequence[int], most_tokens: int | None) -> Iterator[list[int]]:
+    """A group in parts of at most so many tokens, and at least one row."""
+    size = len(rows) if most_tokens is None else max(1, most_tokens // max(lengths[n] for n in rows))
+    for first in range(0, len(rows), size):
+        yield rows[first : first + size]

@@ -261,10 +261,8 @@ class HilatModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         per_place = self.config.token_attention == "per_chunk" or self.config.chunk_attention == "flat"
         encoded, row = one_empty_chunk(inputs, places) if self.config.attend_padding else (places, None)
         rows = {name: values.flatten(0, 1)[encoded] for name, values in inputs.items()}  # (N, T, ...)
-        if self.config.attend_padding:
-            hidden = self.encode_chunks(rows)
-        else:
-            hidden = encode_by_length(self.encode_chunks, rows, in_one_call=has_hooks(self.encoder))
+        cut, watched = not self.config.attend_padding, has_hooks(self.encoder)
+        hidden = encode_by_length(self.encode_chunks, rows, cut=cut, in_one_call=watched)
         if row is not None and (per_place or (self.dropout.training and self.dropout.p > 0)):
             # Each empty chunk has its own weights or its own noise from here on.
             hidden, row = hidden.index_select(0, row), None  # (P, T', D)
