@@ -27,7 +27,7 @@ from typing import Any, Protocol
 import torch
 import transformers
 
-from benchmarks import speed_document, speed_encoder, speed_head
+from benchmarks import speed_attribution, speed_document, speed_encoder, speed_head
 from hilat.cli.console import quiet_libraries, say, table
 from hilat.files import write_json
 
@@ -51,6 +51,7 @@ PARTS: Mapping[str, Part] = {
     "encoder": speed_encoder,
     "head": speed_head,
     "document": speed_document,
+    "attribution": speed_attribution,
 }
 
 

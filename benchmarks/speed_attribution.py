@@ -1,6 +1,6 @@
 """Gradient attributions of 15 codes, next to captum called once per code: a part of `benchmarks.speed`.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.speed_attribution [--quick] [--out attribution.json]
+    OMP_NUM_THREADS=1 python -m benchmarks.speed --only attribution [--quick]
 
 The baseline is captum's InputXGradient, and IntegratedGradients with Gauss-Legendre points, at the word embeddings of
 all ten chunks of 512 tokens, through transformers' own XLNet and a head without padding in its softmaxes (equations 1 to
@@ -18,7 +18,6 @@ process on one thread: ways take turns, medians. "forwards": in units of one for
 
 from __future__ import annotations
 
-import argparse
 import platform
 import tempfile
 import time
@@ -47,10 +46,9 @@ from explain.gradients import (
 from explain.hilat_target import HilatTarget
 from hilat.admissions import CodeBook
 from hilat.cleaning import CleaningRules
-from hilat.cli.console import quiet_libraries, say, table
+from hilat.cli.console import say, table
 from hilat.coder import Coder
 from hilat.encoding import SPECIAL_TOKENS, ChunkLayout, EncodedDocument, fill_chunks, special_frame
-from hilat.files import write_json
 from hilat.model import build_model
 from hilat.vocabulary import train_sentencepiece
 
@@ -251,19 +249,15 @@ def show(rows: list[dict[str, Any]]) -> None:
     table(f"Attributions of {CODES} codes, one thread, {platform.machine()}, torch {torch.__version__}", columns, cells)
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed_attribution", description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one note and the small encoder")
-    parser.add_argument("--out", type=Path, help="write the rows there as JSON too")
-    asked = parser.parse_args()
-    quiet_libraries()
-    torch.set_num_threads(1)
-    rows = measure(asked.quick)
-    show(rows)
-    if asked.out is not None:
-        write_json(asked.out, {"attribution": rows})
-
-
-if __name__ == "__main__":
-    main()
+def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Time of captum, by chunk as published, against ours."""
+    return [
+        {
+            "what": f"attributions of {CODES} codes, {row['case']}",
+            "plain": f"{row['by chunk']['seconds']:.1f} s",
+            "ours": f"{row['ours']['seconds']:.1f} s",
+            "ratio": row["by chunk"]["x ours"],
+            "target": "5",
+        }
+        for row in rows
+    ]
