@@ -79,7 +79,8 @@ def join(
 ) -> None:
     """Give the admissions of a corpus the spans of MDACE JSON files as their evidence; what they had is replaced.
 
-    Each admission's text must be that of its one annotated note: offsets count from its first character.
+    A corpus of MIMIC-III knows its notes, and spans go to the note they were made on; those on other notes are left out.
+    In another corpus each admission's text must be that of its one annotated note: offsets count from its first character.
 
     Example: [bold]hilat evidence join --corpus c --mdace MDACE/Inpatient/ICD-9/1.0 --out c2[/]
     """
@@ -91,7 +92,7 @@ def join(
     there, spans = sum(bool(a.evidence) for a in admissions), sum(len(a.evidence) for a in admissions)
     if not spans:
         raise HilatError(
-            f"no admission of {corpus} has a span in {mdace} ({left_out} spans are of codes outside the code book); expected "
+            f"no admission of {corpus} has a span in {mdace} ({left_out} spans are of codes outside the code book, or of other notes); expected "
             "the same hadm_id and codes in both. Check the ids, and ICD-9 against ICD-10"
         )
     notes = {**data.notes, "mdace": {"admissions": there, "spans": spans, "left_out": left_out}}
@@ -100,7 +101,8 @@ def join(
         emit_json({"corpus": str(out_folder), "admissions": there, "spans": spans, "left_out": left_out})
     else:
         out.print(
-            f"{spans} spans for {there} admissions, {left_out} of other codes left out: {out_folder}", soft_wrap=True
+            f"{spans} spans for {there} admissions, {left_out} of other codes or notes left out: {out_folder}",
+            soft_wrap=True,
         )
 
 

@@ -15,7 +15,7 @@ CANARY = "zyxcanary"
 TRAIN = ["encoder=new:xlnet", "new_layers=1", "new_width=16", "new_heads=2", "new_vocabulary=300", "chunks=3", "tokens=48", "steps=4", "batch_size=4", "warmup=1", "evaluate_every=2"]  # fmt: skip
 COMMANDS = (
     (), ("demo",), ("doctor",), ("corpus",), ("corpus", "planted"), ("corpus", "table"), ("corpus", "mimic3"),
-    ("corpus", "codiesp"), ("corpus", "describe"), ("train",), ("evaluate",), ("predict",), ("explain",), ("report",),
+    ("corpus", "mimic4"), ("corpus", "mdace"), ("corpus", "overlap"), ("corpus", "codiesp"), ("corpus", "describe"), ("train",), ("evaluate",), ("predict",), ("explain",), ("report",),
     ("plausibility",), ("faithfulness",), ("agreement",), ("attention-tests",),
 )  # fmt: skip
 
