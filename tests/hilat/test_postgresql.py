@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import random
 import shutil
@@ -19,10 +20,11 @@ import pytest
 
 from hilat.admissions import HilatError
 from hilat.corpora.folder import Corpus, read_corpus
+from hilat.corpora.mdace_corpus import NOTES, read_mdace_corpus
 from hilat.corpora.mimic import MimicSettings
 from hilat.corpora.mimic3 import read_mimic3
 from hilat.corpora.mimic4 import MIMIC4, read_mimic4
-from hilat.corpora.mimic_tables import MIMIC3
+from hilat.corpora.mimic_tables import MIMIC3, find_tables
 from hilat.corpora.postgresql import database_tables, shown_url
 
 psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'hilat[postgres]'")
@@ -186,6 +188,21 @@ def test_the_database_gives_the_corpus_of_the_files(server: str, files: Path) ->
             written = read_mimic4([files / "mimiciv_hosp", files / "mimiciv_note"], version, ALL)  # type: ignore[arg-type]
             assert without_files(stored) == without_files(written)
             assert len(stored.code_book) == 4
+
+
+def test_mdace_finds_its_notes_in_the_database(server: str, files: Path, tmp_path: Path) -> None:
+    notes = [
+        r for r in some_rows()["mimiciii.noteevents"] if r[2] and r[6] == "Discharge summary" and len(str(r[-1])) > 9
+    ]
+    for note in notes[:3]:
+        span = {"begin": 2, "end": 8, "code": "038.9", "code_system": "ICD-9-CM", "description": "", "type": "Human"}
+        one = {"note_id": note[0], "category": note[6], "description": "Report", "annotations": [span]}
+        (tmp_path / f"{note[2]}.json").write_text(json.dumps({"hadm_id": note[2], "comment": "", "notes": [one]}))
+    with database_tables(server, NOTES) as tables:
+        stored = read_mdace_corpus(tmp_path, tables["NOTEEVENTS"])
+    written = read_mdace_corpus(tmp_path, find_tables([files / "mimiciii"], NOTES)["NOTEEVENTS"])
+    assert stored.admissions == written.admissions
+    assert all(admission.evidence for admission in stored.admissions)
 
 
 def test_the_command_writes_it_and_the_password_nowhere(server: str, files: Path, tmp_path: Path, run: Run) -> None:
