@@ -72,6 +72,10 @@ def codiesp(
     all_codes: Annotated[bool, typer.Option("--all-codes", help="Every code instead of the top ones.")] = False,
     granularity: Annotated[str, typer.Option(help="full or category (3 characters).")] = "full",
     language: Annotated[str, typer.Option(help="es, or en (machine translation, without spans).")] = "es",
+    titles: Annotated[
+        Path | None,
+        typer.Option(help="Titles, which CodiEsp lacks: CMS's icd10cm_codes_2018.txt, or a CSV of code,title."),
+    ] = None,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
@@ -80,6 +84,7 @@ def codiesp(
     Example: [bold]hilat corpus codiesp downloads/codiesp --out corpora/codiesp[/]
     """
     from hilat.corpora.codiesp import CodiespSettings, read_codiesp
+    from hilat.corpora.titles import with_titles
 
     settings = CodiespSettings(
         kinds=kinds,  # type: ignore[arg-type]
@@ -87,7 +92,8 @@ def codiesp(
         granularity=granularity,  # type: ignore[arg-type]
         language=language,  # type: ignore[arg-type]
     )
-    _write(read_codiesp(folder, settings), out_folder, overwrite, json)
+    corpus = read_codiesp(folder, settings)
+    _write(with_titles(corpus, titles) if titles else corpus, out_folder, overwrite, json)
 
 
 @app.command("table")
