@@ -159,7 +159,7 @@ def _surrogate(subject: Subject, fitted: Callable[..., Surrogate]) -> WordScores
     before, options = subject.without.passes, subject.options
     groups = neighbour_groups(np.flatnonzero(subject.seen), len(subject.seen), options.groups)
     seed = seed_of(subject.document.hadm_id, options.seed)
-    pool = Pool(options.pool, subject.without.words_of_chunks) if options.pool else None
+    pool = Pool(options.pool, subject.without.words_of_chunks).roomy(groups) if options.pool else None
     found = fitted(subject.without, groups, options.samples, seed, options.output, pool)
     return _signed(subject, found.scores, before)
 

@@ -33,6 +33,7 @@ from scipy.stats import binom
 from hilat.admissions import HilatError
 
 MASKS_PER_LEVEL = 16
+MASKS_PER_GROUP = 8
 _ROUNDS = 100  # of drawing again what is thrown away
 
 
@@ -54,6 +55,11 @@ class Pool:
         """The groups of words in each chunk that has any, from the group (W,) of each word, -1 for none."""
         found = [np.unique(groups[words]) for words in self.words_of_chunks]
         return [rows[rows >= 0] for rows in found if rows.max(initial=-1) >= 0]
+
+    def roomy(self, groups: NDArray[np.int64]) -> Pool:
+        """The pool, with 8 masks or more per group of its fullest chunk: regressions on few masks are unstable."""
+        most = max(map(len, self.groups_of_chunks(groups)), default=0)
+        return Pool(max(self.size, MASKS_PER_GROUP * most), self.words_of_chunks)
 
 
 def pooled(

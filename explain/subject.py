@@ -30,7 +30,7 @@ class MethodOptions:
     to four times as many where the completeness gap asks for it. bound: the completeness gap above which a path method
     is an error; sampled_bound: the same for gradient SHAP, whose gap is that of a sample. removal: what becomes of a removed word. window: words per window of occlusion.
     samples, groups: of LIME and KernelSHAP: perturbed notes, and the most groups of neighbouring words. pool: how many
-    changed versions of a chunk these notes are put together from (`explain.sampling`); 0: each note has its own.
+    changed versions of a chunk these notes are put together from, or more where a chunk has many groups (`explain.sampling`); 0: each note has its own.
     """
 
     join: Join = "sum"

@@ -142,6 +142,11 @@ def test_a_pool_is_left_aside_where_it_saves_nothing() -> None:
             np.testing.assert_array_equal(method(value, groups, 40, 0, pool=pool_of(32, chunks)).scores, alone.scores)
 
 
+def test_a_pool_has_room_for_the_groups_of_its_fullest_chunk() -> None:
+    assert Pool(64, WIDE).roomy(np.arange(16)).size == 8 * 9
+    assert Pool(200, WIDE).roomy(np.arange(16)).size == 200
+
+
 def test_a_pool_has_a_smallest_size() -> None:
     with pytest.raises(HilatError, match=f"expected {2 * MASKS_PER_LEVEL} or more"):
         Pool(3, [])
