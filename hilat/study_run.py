@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 import shutil
 import sys
@@ -172,6 +173,7 @@ class _Clock:
         with contextlib.suppress(HilatError):
             before = read_json(file, what="the progress of a run")
         self.file = file
+        self._parent = os.getppid()
         self.state = {"step": 0, "steps": 0, **before}
         self._wall = time.monotonic() - float(before.get("seconds") or 0)
         self._cpu = time.process_time() - float(before.get("cpu_seconds") or 0)
@@ -179,7 +181,13 @@ class _Clock:
         self.seconds, self.cpu_seconds = float(before.get("seconds") or 0), float(before.get("cpu_seconds") or 0)
 
     def tell(self, step: int, steps: int, log: dict[str, Any]) -> None:
-        """Of each step and each line of the log; written now and then."""
+        """Of each step and each line of the log; written now and then.
+
+        Raises:
+            HilatError: the command that started this process is gone; its next call starts the run again.
+        """
+        if os.getppid() != self._parent:
+            raise HilatError("the study that started this run has ended; run the same command again to go on with it")
         self.state |= {"step": step, "steps": steps}
         for name in ("loss", "eval_micro_f1"):
             if name in log:

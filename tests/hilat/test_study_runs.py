@@ -128,6 +128,17 @@ def test_a_run_that_was_stopped_while_it_trained_goes_on(done: Path, study: Stud
     np.testing.assert_array_equal(read_scores(folder).probabilities, whole.probabilities)
 
 
+def test_a_run_ends_when_its_study_is_gone(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = plan_runs(study)[0]
+    folder = run_folder(tmp_path, run)
+    begin_run(folder, study, run, CPU)
+    parents = iter([10] * 3 + [1] * 100)  # the clock's start, two steps, and then init
+    monkeypatch.setattr(study_run.os, "getppid", lambda: next(parents))
+    with pytest.raises(HilatError, match="has ended"):
+        run_in(folder)
+    assert state_of(tmp_path, run) == "begun"
+
+
 FAKE = """
 import json, pathlib, sys, os
 folder = pathlib.Path(sys.argv[1])
