@@ -27,7 +27,7 @@ from typing import Any, Protocol
 import torch
 import transformers
 
-from benchmarks import speed_attribution, speed_document, speed_encoder, speed_head
+from benchmarks import speed_attribution, speed_document, speed_encoder, speed_head, speed_jobs, speed_perturbation
 from hilat.cli.console import quiet_libraries, say, table
 from hilat.files import write_json
 
@@ -52,6 +52,8 @@ PARTS: Mapping[str, Part] = {
     "head": speed_head,
     "document": speed_document,
     "attribution": speed_attribution,
+    "perturbation": speed_perturbation,
+    "jobs": speed_jobs,
 }
 
 
