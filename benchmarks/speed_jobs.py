@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.speed_jobs [--quick] [--only memory workers explain train] [--out jobs.json]
 
-Planted notes (about 215 words), a model with random weights (one layer of width 128, as in the demo), explained by attention
-for the predicted and the coders' codes. memory: the highest resident memory of a process that explains, or evaluates, n notes
-of a corpus on disk, above that before it, with the model loaded. workers, explain, train: seconds by the clock, since several
+Planted notes (about 215 words), explained by attention for the coders' codes; models with random weights, one layer of width
+128 as in the demo, and of width 32 for memory. memory: the highest resident memory of a process that explains, or evaluates, n
+notes of a corpus on disk, above that before it, with the model loaded. workers, explain, train: seconds by the clock, since several
 processes are compared; the ways take turns, medians. Explaining is timed from the model's loading to the tables on disk;
 training is the difference of a long and a short run, by their steps. Without a quiet machine these times say little.
 """
@@ -48,7 +48,7 @@ STEPS = (10, 40)  # of the short and the long training run
 
 
 def prepare(folder: Path, sizes: tuple[int, ...]) -> None:
-    """A model, and a corpus for each size with so many test notes."""
+    """Two models, and a corpus for each size with so many test notes."""
     made = make_planted(PlantedSettings(seed=1, train=64, val=1, test=max(sizes)))
     train = [a for a in made.admissions if a.split != "test"]
     test = [a for a in made.admissions if a.split == "test"]
@@ -57,18 +57,18 @@ def prepare(folder: Path, sizes: tuple[int, ...]) -> None:
         write_corpus(folder / f"corpus-{size}", chosen, made.code_book, source="planted")
     texts = [a.text.lower() for a in train]
     tokenizer = train_sentencepiece(texts, folder / "tokenizer", vocab_size=1000, seed=0)
-    encoder = {"model_type": "xlnet", "vocab_size": len(tokenizer), "d_model": 128, "n_layer": 1, "n_head": 4, "d_inner": 512, "pad_token_id": tokenizer.pad_token_id}  # fmt: skip
     n = len(made.code_book)
-    model = build_model(encoder, n, chunks=5, tokens=66, seed=0).eval()
-    thresholds = np.full(n, 0.5)
-    coder = Coder(model, tokenizer, made.code_book, CleaningRules(), ChunkLayout(5, 66), thresholds, "fixed 0.5")
-    save_coder(coder, folder / "model")
+    for name, width in (("model", 128), ("tiny", 32)):
+        encoder = {"model_type": "xlnet", "vocab_size": len(tokenizer), "d_model": width, "n_layer": 1, "n_head": 4, "d_inner": 4 * width, "pad_token_id": tokenizer.pad_token_id}  # fmt: skip
+        model = build_model(encoder, n, chunks=5, tokens=66, seed=0).eval()
+        given = (made.code_book, CleaningRules(), ChunkLayout(5, 66), np.full(n, 0.5), "fixed 0.5")
+        save_coder(Coder(model, tokenizer, *given), folder / name)
 
 
 def peak_of(job: str, folder: Path, size: int) -> float:
     """Of a process of its own: the job's peak memory in MB."""
     quiet_libraries()
-    coder = load_coder(folder / "model")
+    coder = load_coder(folder / "tiny")
     _job(job, coder, folder, min(QUICK_SIZES))  # what is loaded and set up once
     return peak_megabytes(partial(_job, job, coder, folder, size))
 
@@ -78,8 +78,8 @@ def _job(job: str, coder: Coder, folder: Path, size: int) -> None:
     if job == "evaluate":
         evaluate(coder, notes)
         return
-    plan = Plan("test", "planted", ("predicted", "gold"), ("attention",), MethodOptions())
-    write(coder, folder / "model", notes, folder / f"{job}-out", plan, True)
+    plan = Plan("test", "planted", ("gold",), ("attention",), MethodOptions())
+    write(coder, folder / "tiny", notes, folder / f"{job}-out", plan, True)
 
 
 def memory(folder: Path, sizes: tuple[int, ...]) -> Rows:
@@ -120,7 +120,7 @@ def together(arguments: list[str], processes: int) -> list[str]:
 def explaining(folder: Path, size: int, processes: int, workers: int) -> float:
     """Seconds to explain `size` notes."""
     given = ["--model", folder / "model", "--corpus", folder / f"corpus-{size}", "--out", folder / "timed"]
-    options = ["--workers", workers, "--device", "cpu", "--overwrite", "--json"]
+    options = ["--codes", "gold", "--workers", workers, "--device", "cpu", "--overwrite", "--json"]
     said = together(["explain", *map(str, given), *map(str, options)], processes)
     (folder / "said.json").write_text(said[0], encoding="utf-8")
     return float(read_json(folder / "said.json", what="what hilat explain says")["seconds"])

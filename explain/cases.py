@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from explain.cues import CUES, CaseOptions, Cue, Passage, code_cues, context_cue
 from explain.keyword_rows import note_matches
 from explain.keywords import TIERS, KeywordMatches, KeywordSet
 from explain.rows import outcome_of
-from explain.sentences import sentences
+from explain.sentences import Ranges, sentences_near
 from explain.snippets import breaks_of, snippets, words_for_half
 from explain.table import Explained
 from hilat.admissions import Admission, CodeBook, HilatError
@@ -62,12 +62,12 @@ FEATURES: dict[str, str] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Note:
-    """What all codes of a note share. order (W,): words in text order."""
+    """What all codes of a note share. order (W,): words in text order. sentences: of `explain.sentences.sentences_near`."""
 
     one: Explained
     admission: Admission
     order: NDArray[np.int64]
-    sentences: tuple[tuple[int, int], ...]
+    sentences: Callable[[Iterable[int]], Ranges]
     sections: tuple[Section, ...]
     predicted: tuple[str, ...]
 
@@ -94,7 +94,7 @@ def find_cases(
         one,
         admission,
         np.argsort(one.word_spans[:, 0], kind="stable"),
-        sentences(admission.text, options.language),
+        sentences_near(admission.text, options.language),
         find_sections(admission.text),
         predicted,
     )
@@ -113,6 +113,7 @@ def _case(note: _Note, i: int, keywords: KeywordSet, book: CodeBook, options: Ca
     matched = matches.words()
     evidence = _touched(spans, [s for e in note.admission.evidence if e.code == code for s in e.segments])
     passages = _passages(note.sections, scores, spans, (matched[order], evidence), options.passages)
+    near = note.sentences(passage.peak[0] for passage in passages)
     outcome = outcome_of(
         bool(one.probabilities[k] >= one.thresholds[k]), None if one.gold is None else bool(one.gold[k])
     )
@@ -129,10 +130,8 @@ def _case(note: _Note, i: int, keywords: KeywordSet, book: CodeBook, options: Ca
         float(one.thresholds[k]),
         passages,
         (
-            *context_cues(
-                note.admission.text, passages, note.sentences, options.language, options.backend, book.title(code)
-            ),
-            *place_cues(note.admission.text, passages, note.sentences),
+            *context_cues(note.admission.text, passages, near, options.language, options.backend, book.title(code)),
+            *place_cues(note.admission.text, passages, near),
             *code_cues(code, outcome, book, (note.admission.codes, note.predicted), options.rules),
             *profile_cues(profile, passages, (bool(keywords.terms), bool(evidence.any()), unread), options),
         ),

@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import re
 import warnings
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
 from explain.lemmas import LANGUAGES
 from hilat.admissions import HilatError
+
+Ranges = tuple[tuple[int, int], ...]
 
 _WINDOW = 2000  # characters that pysbd gets at once: its time grows with the square of the length
 _SHORT_LINE = 45  # characters; a shorter line did not end because it was full
@@ -45,15 +49,44 @@ def sentences(text: str, language: str = "en") -> tuple[tuple[int, int], ...]:
     Raises:
         HilatError: for a language other than "en" and "es".
     """
+    _check(language)
+    return tuple(sentence for block in _blocks(text) for sentence in _in_block(text, *block, language))
+
+
+def sentences_near(text: str, language: str = "en") -> Callable[[Iterable[int]], Ranges]:
+    """A function that gives, of `sentences(text)`, those of the blocks in which some places stand, in order.
+
+    Each block is cut into sentences when it is first asked for: most of a note never is, and pysbd is slow.
+
+    Raises:
+        HilatError: for a language other than "en" and "es".
+    """
+    _check(language)
+    blocks = _blocks(text)
+    starts = [start for start, _ in blocks]
+    known: dict[int, Ranges] = {}
+
+    def near(places: Iterable[int]) -> Ranges:
+        wanted = sorted({bisect_right(starts, place) - 1 for place in places} - {-1})
+        for n in wanted:
+            if n not in known:
+                known[n] = _in_block(text, *blocks[n], language)
+        return tuple(sentence for n in wanted for sentence in known[n])
+
+    return near
+
+
+def _check(language: str) -> None:
     if language not in LANGUAGES:
         raise HilatError(
             f"sentences cannot be found in language {language!r}; expected {' or '.join(LANGUAGES)}. Choose one of them"
         )
-    found = []
-    for start, end in _blocks(text):
-        cuts = [start, *_cuts(text, start, end, language), end]
-        found += [_trimmed(text, *piece) for piece in pairwise(cuts)]
-    return tuple(found)
+
+
+def _in_block(text: str, start: int, end: int, language: str) -> Ranges:
+    """The sentences of one block."""
+    cuts = [start, *_cuts(text, start, end, language), end]
+    return tuple(_trimmed(text, *piece) for piece in pairwise(cuts))
 
 
 def _blocks(text: str) -> list[tuple[int, int]]:

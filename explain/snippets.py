@@ -61,12 +61,20 @@ def snippets(
     phrase.
     """
     values = np.asarray(scores, dtype=np.float64)  # (W,)
-    quantised, _ = quantise(values)
+    found = runs(values, breaks, count=count, reach=reach)
+    return tuple(Snippet(*run, float(values[run[0] : run[1] + 1].sum())) for run in found)
+
+
+def runs(values: NDArray[np.float64], breaks: bytes, *, count: int = 6, reach: int = 6) -> list[tuple[int, int, int]]:
+    """First word, last word and peak of the `snippets` of scores (W,), without their sums."""
+    # The words used by the runs before are at most so many, so the next peak is among the highest of these.
+    highest = strongest(values, count * (2 * reach + 1))
+    maximum = float(values[highest[0]]) if len(highest) else 0.0
+    shown = np.rint(255.0 * np.sqrt(np.maximum(values[highest], 0.0) / maximum)) if maximum > 0 else np.zeros(0)
     used = bytearray(len(values))
-    out: list[Snippet] = []
-    # The words used by the snippets before are at most so many, so the next peak is among the highest of these.
-    for peak in strongest(values, count * (2 * reach + 1)).tolist():
-        if len(out) == count or quantised[peak] < HIDE_BELOW:
+    out: list[tuple[int, int, int]] = []
+    for peak in highest[: np.count_nonzero(shown >= HIDE_BELOW)].tolist():  # by falling score, so these come first
+        if len(out) == count:
             break
         if used[peak]:
             continue
@@ -74,8 +82,8 @@ def snippets(
         first = max(low, used.rfind(1, low, peak) + 1, breaks.rfind(1, low + 1, peak + 1))
         last = min(_before(used.find(1, peak + 1, high), high), _before(breaks.find(1, peak + 1, high), high))
         used[first : last + 1] = b"\x01" * (last + 1 - first)
-        out.append(Snippet(first, last, peak, float(values[first : last + 1].sum())))
-    return tuple(out)
+        out.append((first, last, peak))
+    return out
 
 
 def _before(found: int, end: int) -> int:

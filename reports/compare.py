@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from explain.snippets import breaks_of, snippets, strongest
+from explain.snippets import breaks_of, runs, strongest
 from reports.highlight import touching
 from reports.page import CodeView, ReportPage
 
@@ -41,11 +41,13 @@ def passage_rows(view: CodeView, page: ReportPage, breaks: bytes | None = None) 
     methods = [np.asarray(view.scores, dtype=np.float64)] if view.scores else []
     methods += [np.maximum(np.asarray(layer.scores, dtype=np.float64), 0.0) for layer in view.layers]
     ranges: list[tuple[int, int, int]] = []
+    listed = bytearray(len(breaks))
     for n, scores in enumerate(methods):
         count = LISTED if n == 0 and len(methods) == 1 else TOP
-        for s in snippets(scores, breaks, count=count):
-            if not any(first <= s.peak <= last for first, last, _ in ranges):
-                ranges.append((s.first, s.last, s.peak))
+        new = [run for run in runs(scores, breaks, count=count) if not listed[run[2]]]  # a method's runs are disjoint
+        for first, last, _ in new:
+            listed[first : last + 1] = b"\x01" * (last + 1 - first)
+        ranges += new
     by = [_places(scores, ranges, total=1.0 if n == 0 else float(scores.sum())) for n, scores in enumerate(methods)]
     starts = [section.start for section in page.sections]
     rows = []
@@ -66,16 +68,20 @@ def _places(
     """
     if not ranges:
         return []
-    best = [first + int(scores[first : last + 1].argmax()) for first, last, _ in ranges]
+    bounds = np.array(ranges)  # (P, 3)
+    widest = int((bounds[:, 1] - bounds[:, 0]).max())
+    words = np.minimum(
+        bounds[:, :1] + np.arange(widest + 1), bounds[:, 1:2]
+    )  # (P, L): of each range, its last one again
+    best = bounds[:, 0] + scores[words].argmax(axis=1)  # (P,)
     ordered = np.sort(scores)
     upto = np.searchsorted(ordered, scores[best], side="right")  # (P,): words of at most this score
     ties = upto - np.searchsorted(ordered, scores[best], side="left")  # (P,)
     ranks = [
-        1 + len(scores) - int(n) + (int(np.count_nonzero(scores[:w] == scores[w])) if tied > 1 else 0)
-        for w, n, tied in zip(best, upto, ties, strict=True)
+        1 + len(scores) - n + (int(np.count_nonzero(scores[:w] == scores[w])) if tied > 1 else 0)
+        for w, n, tied in zip(best.tolist(), upto.tolist(), ties.tolist(), strict=True)
     ]
     sums = np.concatenate([[0.0], np.cumsum(scores)])  # (W + 1,)
-    bounds = np.array(ranges)  # (P, 3)
     shares = (sums[bounds[:, 1] + 1] - sums[bounds[:, 0]]) / (total if total > 0 else 1.0)  # (P,)
     return list(zip(ranks, shares.tolist(), strict=True))
 

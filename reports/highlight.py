@@ -81,35 +81,42 @@ def note_html(page: ReportPage, first: CodeView | None, reasons: Sequence[str]) 
     text = page.text
     inside = {(s, e) for v in page.codes for s, e, _ in (*v.evidence, *v.decoys, *v.notes.keywords)}
     covered = _coverage(sorted(inside), len(text))
-    cuts = _cuts(page, inside)
-    boxed = box_classes([] if first is None else boxes_of(first), cuts)
+    within = sorted({offset for span in inside for offset in span})  # where a word, a piece or a gap may be cut
+    boxes = [] if first is None else boxes_of(first)
+    boxed = box_classes(boxes, _cuts(page, inside)) if boxes else {}
+    special = [m.start() for m in _NEEDS_ESCAPE.finditer(text)]
     classes = _word_classes(first, len(page.words))
     marks = {w: f" data-k={c + 1}" + (f" id=k{c + 1}" * new) for w, (c, new) in chunk_marks(page.word_chunks).items()}
     marked = [(s, e, "i", classes[w], marks.get(w, "")) for w, (s, e) in enumerate(page.words)]
-    marked += [(s, e, "u", [f"r{reasons.index(reason)}"], "") for s, e, reason in page.unseen]
+    if page.unseen:
+        numbers = {reason: n for n, reason in enumerate(reasons)}
+        marked += [(s, e, "u", f"r{numbers[reason]}", "") for s, e, reason in page.unseen]
+        marked.sort(key=itemgetter(0))
     out: list[str] = []
 
-    def add(start: int, end: int, tag: str, named: Sequence[str], extra: str = "") -> None:
+    def add(start: int, end: int, tag: str, named: str, extra: str = "") -> None:
         """One element, or bare text without a tag, for each piece between the cuts at start and end."""
-        while start < end:
-            stop = end if not inside else min(end, cuts[bisect_right(cuts, start)])
-            here = tag or ("b" if covered[start] else "")
+        stops = within[bisect_right(within, start) : bisect_left(within, end)] if within else ()
+        for stop in (*stops, end):
             piece = text[start:stop]
-            if _NEEDS_ESCAPE.search(piece):  # most pieces are words or a space
+            if special and bisect_left(special, start) < bisect_left(special, stop):  # most pieces are words or a space
                 piece = str(escape(piece))
+            here = tag or ("b" if covered[start] else "")
             if here:
-                names = [*named, *boxed.get(start, ())]
-                attribute = f' class="{" ".join(names)}"' if names else ""
+                names = " ".join((named, *boxed[start]) if named else boxed[start]) if start in boxed else named
+                attribute = f' class="{names}"' if names else ""
                 piece = f"<{here}{attribute}{extra}>{piece}</{here}>"
             out.append(piece)
             start, extra = stop, ""
 
     at = 0
-    for start, end, tag, named, extra in sorted(marked, key=itemgetter(0)):
-        add(at, start, "", ())
+    for start, end, tag, named, extra in marked:
+        if at < start:
+            add(at, start, "", "")
         add(start, end, tag, named, extra)
         at = end
-    add(at, len(text), "", ())
+    if at < len(text):
+        add(at, len(text), "", "")
     return Markup("".join(out))
 
 
@@ -122,17 +129,16 @@ def _cuts(page: ReportPage, inside: set[tuple[int, int]]) -> list[int]:
     return sorted(cuts)
 
 
-def _word_classes(view: CodeView | None, n: int) -> list[list[str]]:
+def _word_classes(view: CodeView | None, n: int) -> list[str]:
     """The classes of each word: its fill by attention, then its underline by the first layer."""
-    classes: list[list[str]] = [[] for _ in range(n)]
     if view is None:
-        return classes
-    fills = shade_levels(quantise(view.scores)[0]) if view.scores else np.zeros(n, dtype=np.int64)
-    for w in np.flatnonzero(fills):
-        classes[w].append(f"a{fills[w]}")
-    lines = first_lines(view.layers)
-    for w in np.flatnonzero(lines):
-        classes[w].append(f"p{lines[w]}" if lines[w] > 0 else f"m{-lines[w]}")
+        return [""] * n
+    fills = shade_levels(quantise(view.scores)[0]).tolist() if view.scores else [0] * n
+    named = [f"a{level}" if level else "" for level in range(LEVELS + 1)]
+    classes = [named[level] for level in fills]
+    for w, line in enumerate(first_lines(view.layers).tolist()):
+        if line:
+            classes[w] += (" " if classes[w] else "") + (f"p{line}" if line > 0 else f"m{-line}")
     return classes
 
 

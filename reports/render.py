@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import unicodedata
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -70,12 +69,13 @@ def render_page(page: ReportPage, neighbours: Neighbours = Neighbours(), *, size
     is never shortened.
     """
     html = ""
+    passages: dict[str, tuple[PassageRow, ...]] = {}  # what is found for one plan serves the next
     for plan in PLANS:
         rows = sum(bool(v.scores) + len(v.layers) for v in page.codes if plan.shade_folded or v.outcome not in FOLDED)
         enough = plan is PLANS[-1] or plan.words_per_code or rows * len(page.words) * 4 // 3 < size_limit
         if not enough:
             continue
-        html = _render(page, neighbours, plan)
+        html = _render(page, neighbours, plan, passages)
         if len(html.encode()) <= size_limit:
             break
     return html
@@ -119,7 +119,7 @@ def content_policy(style: str, script: str) -> str:
     )
 
 
-def _render(page: ReportPage, neighbours: Neighbours, plan: Detail) -> str:
+def _render(page: ReportPage, neighbours: Neighbours, plan: Detail, passages: dict[str, tuple[PassageRow, ...]]) -> str:
     folded = [v for v in page.codes if v.outcome in FOLDED]
     shown = [v for v in page.codes if v.outcome not in FOLDED] + folded[: plan.folded_rows]
     with_scores = [bool(v.scores) and (plan.shade_folded or v.outcome not in FOLDED) for v in shown]
@@ -129,7 +129,9 @@ def _render(page: ReportPage, neighbours: Neighbours, plan: Detail) -> str:
     payloads, found = [], []
     breaks = breaks_of(page.words)
     for view, shaded in zip(shown, with_scores, strict=True):
-        parts = passage_rows(view, page, breaks) if shaded else ()
+        if shaded and view.code not in passages:
+            passages[view.code] = passage_rows(view, page, breaks)
+        parts = passages[view.code] if shaded else ()
         found.append(parts)
         payloads.append(code_payload(view, page, parts, units, plan.words_per_code if shaded else 0))
     first_view = None if first is None else shown[first] if with_scores[first] else _unshaded(shown[first])
@@ -277,10 +279,15 @@ def _where(page: ReportPage, part: PassageRow) -> str:
 
 def _chunk_sections(page: ReportPage) -> list[str]:
     """For each chunk the titles of the sections that its words come from."""
-    starts = [section.start for section in page.sections]
     found: list[dict[str, None]] = [{} for _ in page.chunk_words]
-    for (start, _), chunk in zip(page.words, page.word_chunks, strict=True):
-        n = bisect_right(starts, start) - 1
+    if not page.sections:
+        return [""] * len(found)
+    starts = [section.start for section in page.sections]
+    firsts = np.array([start for start, _ in page.words], dtype=np.int64)
+    section = np.searchsorted(starts, firsts, side="right") - 1  # (W,)
+    pairs = np.stack([np.array(page.word_chunks, dtype=np.int64), section], axis=1)  # (W, 2)
+    changes = np.flatnonzero((np.diff(pairs, axis=0, prepend=-2) != 0).any(axis=1))
+    for chunk, n in pairs[changes].tolist():
         if n >= 0 and page.sections[n].title:
             found[chunk][page.sections[n].title.strip().rstrip(":")] = None
     return [", ".join(titles) for titles in found]

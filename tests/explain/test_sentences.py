@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from explain.context import context_of, rules
-from explain.sentences import sentences
+from explain.sentences import sentences, sentences_near
+from hilat.admissions import HilatError
 
 _PIECES = st.lists(
     st.one_of(
@@ -119,3 +120,21 @@ def test_pysbd_brings_no_warning_when_it_is_first_compiled(tmp_path: Path) -> No
         [sys.executable, "-W", "error", "-c", code], check=False, env=alone, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_sentences_near_places_are_the_sentences_of_their_blocks() -> None:
+    text = "He fell. He was seen at 3 p.m. by Dr. Smith.\n\n- gout. No fever\n- none\nPlan: rest. Walk daily.\n\n  "
+    every = sentences(text)
+    near = sentences_near(text)
+    assert near([]) == ()
+    found = near(range(len(text)))
+    assert found == every  # each place
+    for start, end in every:
+        for place in (start, end - 1):
+            here = sentences_near(text)([place, place])
+            assert (start, end) in here
+            assert set(here) <= set(every)
+            assert list(here) == sorted(here)
+    assert len(near([0])) < len(every)  # the block of "He fell." only
+    with pytest.raises(HilatError, match="en or es"):
+        sentences_near(text, "de")
