@@ -291,6 +291,42 @@ def test_the_command_lists_shows_and_refuses(run: Callable[..., Any], place: Pat
     assert "Examples" in run("study", "--help").out
 
 
+SMALL = {
+    "new_width": 16,
+    "new_heads": 2,
+    "new_layers": 2,
+    "new_vocabulary": 300,
+    "steps": 2,
+    "epochs": None,
+    "batch_size": 4,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ablations-planted", "ablations-codiesp", "encoders-planted"])
+def test_every_row_of_the_examples_runs(place: Path, tmp_path: Path, name: str) -> None:
+    """Trained for two steps on a few built-in notes."""
+    file = Path(__file__).resolve().parents[2] / "examples" / "studies" / f"{name}.yaml"
+    given = yaml.safe_load(file.read_text(encoding="utf-8"))
+    given |= {"corpus": str(place / "corpus"), "split": "test", "settings": given["settings"] | SMALL, "seeds": [0]}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(given), encoding="utf-8")
+    study = read_study(tmp_path / "small.yaml")
+    for run in plan_runs(study):
+        begin_run(run_folder(tmp_path, run), study, run, CPU)
+        run_in(run_folder(tmp_path, run))
+    result = gather(study, plan_runs(study), tmp_path, {}, resamples=100, tell=told)
+    assert result is not None
+    assert all(row.seeds == (0,) and np.isfinite(row.scores["micro_f1"][0]) for row in result.rows)
+    if name.startswith("ablations"):
+        codes, width = result.codes, 16
+        parameters = {row.row.name: row.costs["parameters"] - result.rows[0].costs["parameters"] for row in result.rows}
+        chunks = given["settings"]["chunks"]
+        assert parameters["g"] == (chunks - 1) * (width * width + codes * width)
+        assert parameters["h"] == parameters["i"] == -(width * width + width)
+        assert parameters["j"] == (chunks - 1) * codes * width - (width * width + width)
+        assert {m for m, n in parameters.items() if n == 0} == {"full", "a", "b", "c", "d", "e", "f"}
+
+
 @pytest.mark.slow
 def test_two_processes_at_a_time_give_what_one_process_gives(
     run: Callable[..., Any], place: Path, done: Path, study: Study, tmp_path: Path
