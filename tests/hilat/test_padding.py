@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from transformers import BertConfig, XLNetConfig
 
 from hilat import chunk_rows
+from hilat.batches import ByLength
 from hilat.chunk_rows import groups_by_length, one_empty_chunk
 from hilat.encoders import xlnet_token_types
 from hilat.model import HilatModel, build_model
@@ -223,3 +225,28 @@ def test_groups_take_the_fewest_tokens(call: int) -> None:
             for cuts in itertools.combinations(range(1, size), count)
         )
         assert _tokens(groups, lengths, call) == least
+
+
+def test_few_tokens_are_encoded_at_realistic_lengths() -> None:
+    """The counts in docs/performance.md: 2,000 documents of lognormal length in batches of 16; two processes with 8 each."""
+    drawn = np.exp(np.random.default_rng(0).normal(np.log(2450), 0.55, 2000))
+    lengths = np.clip(drawn, 50, 5100).astype(int)
+
+    def rows(n: int) -> list[int]:
+        full, rest = divmod(int(lengths[n]), 510)
+        return [512] * full + [rest + 2] * (rest > 0)
+
+    found = {}
+    for name, order in (("random", np.arange(2000)), ("by_length", np.array(list(ByLength(lengths.tolist(), 16, 0))))):
+        batches = [[rows(n) for n in batch] for batch in order.reshape(-1, 16)]
+        joined = [[length for document in batch for length in document] for batch in batches]
+        real = sum(map(sum, joined))
+        grouped = sum(_tokens(groups_by_length(batch, 64), batch, 0) for batch in joined)
+        halves = [[sum(map(sum, batch[i : i + 8])) for i in (0, 8)] for batch in batches]
+        slower = float(np.mean([max(two) / np.mean(two) for two in halves]))
+        found[name] = grouped / real, sum(len(batch) * max(batch) for batch in joined) / real, slower
+    assert found["random"][0] < 1.01
+    assert found["random"][1] > 1.08
+    assert found["by_length"][0] < 1.01
+    assert found["random"][2] > 1.05 > 1.03 > found["by_length"][2]
+    assert 10 * 512 * 2000 / sum(sum(rows(n)) for n in range(2000)) > 1.85
