@@ -257,7 +257,8 @@ def _choose_admissions(
         "kept": len(chosen),
     }
     if coded.other_version:
-        counts["with_summary_of_other_icd_version"] = sum(i in coded.other_version - coded.mixed for i in subjects)
+        only_other = coded.other_version - coded.mixed
+        counts["with_summary_of_other_icd_version"] = sum(i in only_other for i in subjects)
         counts["with_summary_of_both_icd_versions"] = sum(i in coded.mixed for i in subjects)
     return chosen, counts
 

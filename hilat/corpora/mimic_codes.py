@@ -130,6 +130,7 @@ def _gather(
     """Add the rows' dotted codes to `codes`, admission by admission; the codes met, and the counts."""
     tally = dict.fromkeys(("rows", "without_code", "without_hadm_id", "duplicates", "of_unusual_form"), 0)
     dotted: dict[str, str] = {}
+    odd: set[str] = set()
     for hadm_id, group in groupby(rows, key=lambda row: row[0]):
         own = dict.fromkeys(codes.get(hadm_id or "", ()))
         for _, code in group:
@@ -139,7 +140,9 @@ def _gather(
                 continue
             if code not in dotted:
                 dotted[code] = add_dot(code, kind, version)
-            tally["of_unusual_form"] += not _USUAL_FORM[version][kind].fullmatch(code)
+                if not _USUAL_FORM[version][kind].fullmatch(code):
+                    odd.add(code)
+            tally["of_unusual_form"] += code in odd
             if (full := dotted[code]) in own:
                 tally["duplicates"] += 1
                 again = repeats.setdefault(hadm_id, {})
