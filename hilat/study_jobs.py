@@ -116,8 +116,15 @@ def _cores() -> int:
 
 def _start(study: Study, run: StudyRun, out: Path, options: RunOptions, threads: int) -> _Slot:
     folder = run_folder(out, run)
-    begin_run(folder, study, run, options)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "COLUMNS": "400"}
+    device, visible = visible_gpu(options.device, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    begin_run(folder, study, run, replace(options, device=device))
+    environment = {
+        **os.environ,
+        **visible,
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "COLUMNS": "400",
+    }
     log = (folder / LOG).open("wb")
     process = subprocess.Popen(
         command_of(folder),
@@ -127,6 +134,21 @@ def _start(study: Study, run: StudyRun, out: Path, options: RunOptions, threads:
         stderr=subprocess.STDOUT,
     )
     return _Slot(run, folder, process, log, time.monotonic(), options.device)
+
+
+def visible_gpu(device: str, already: str | None) -> tuple[str, dict[str, str]]:
+    """For "cuda:N" the device "cuda" and the variable that shows a process only that GPU, since the Trainer takes every GPU it
+    sees; `already` is the variable's value now. Other devices as they are."""
+    kind, _, number = device.partition(":")
+    if kind != "cuda" or not number.isdigit():
+        return device, {}
+    names = [name.strip() for name in already.split(",")] if already else []
+    if already is not None and int(number) >= len(names):
+        raise HilatError(
+            f"device {device} was asked for, but CUDA_VISIBLE_DEVICES shows {len(names)} GPUs; expected a lower number. "
+            "Correct --device"
+        )
+    return "cuda", {"CUDA_VISIBLE_DEVICES": names[int(number)] if names else number}
 
 
 def command_of(folder: Path) -> list[str]:

@@ -23,7 +23,7 @@ from hilat.corpora.planted import PlantedSettings, make_planted
 from hilat.evaluation import evaluate
 from hilat.significance import holm
 from hilat.study import Study, StudyRun, plan_runs, read_study
-from hilat.study_jobs import RunEvent, run_all, run_folder, state_of
+from hilat.study_jobs import RunEvent, run_all, run_folder, state_of, visible_gpu
 from hilat.study_run import RunOptions, begin_run, read_scores, run_in
 from hilat.study_scores import MEASURES
 from hilat.study_tables import as_json, gather, markdown, write_tables
@@ -143,7 +143,8 @@ FAKE = """
 import json, pathlib, sys, os
 folder = pathlib.Path(sys.argv[1])
 run = json.loads((folder / "run.json").read_text())
-(folder / "saw.json").write_text(json.dumps({"threads": os.environ["OMP_NUM_THREADS"], "device": run["device"]}))
+(folder / "saw.json").write_text(json.dumps({"threads": os.environ["OMP_NUM_THREADS"], "device": run["device"],
+                                         "gpu": os.environ.get("CUDA_VISIBLE_DEVICES")}))
 if run["row"] == "h" and not (folder / "second").exists():
     (folder / "second").touch()
     print("error: the encoder is not there; expected one. Get it", file=sys.stderr)
@@ -157,6 +158,7 @@ def test_failed_runs_are_told_the_others_go_on_and_only_what_is_missing_runs_aga
 ) -> None:
     monkeypatch.setattr(study_jobs, "command_of", lambda folder: [sys.executable, "-c", FAKE, str(folder)])
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,7")
     events: list[RunEvent] = []
     runs = plan_runs(study)
     devices = replace(CPU, device="cuda:0, cuda:1")
@@ -165,7 +167,8 @@ def test_failed_runs_are_told_the_others_go_on_and_only_what_is_missing_runs_aga
     assert [e.what for e in events].count("finished") == 2
     seen = [json.loads((run_folder(tmp_path, run) / "saw.json").read_text()) for run in runs]
     assert {s["threads"] for s in seen} == {"2"}
-    assert {s["device"] for s in seen} == {"cuda:0", "cuda:1"}
+    assert {s["device"] for s in seen} == {"cuda"}
+    assert {s["gpu"] for s in seen} == {"6", "7"}
     events.clear()
     assert run_all(study, runs, tmp_path, jobs=3, options=CPU, tell=events.append) == {}
     assert sorted(e.what for e in events) == ["finished", "finished", "kept", "kept", "started", "started"]
@@ -175,6 +178,16 @@ def test_failed_runs_are_told_the_others_go_on_and_only_what_is_missing_runs_aga
     assert {e.what for e in events} == {"kept"}
     with pytest.raises(HilatError, match="expected 1 or more"):
         run_all(study, runs, tmp_path, jobs=0, options=CPU, tell=events.append)
+
+
+def test_each_process_sees_its_own_gpu() -> None:
+    assert visible_gpu("cuda:1", None) == ("cuda", {"CUDA_VISIBLE_DEVICES": "1"})
+    assert visible_gpu("cuda:1", "4,GPU-x") == ("cuda", {"CUDA_VISIBLE_DEVICES": "GPU-x"})
+    assert visible_gpu("cuda", "4") == ("cuda", {})
+    assert visible_gpu("cpu", None) == ("cpu", {})
+    for already in ("", "3"):
+        with pytest.raises(HilatError, match="Correct --device"):
+            visible_gpu("cuda:1", already)
 
 
 def test_a_run_that_is_killed_is_told(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
