@@ -27,7 +27,15 @@ from typing import Any, Protocol
 import torch
 import transformers
 
-from benchmarks import speed_attribution, speed_document, speed_encoder, speed_head, speed_jobs, speed_perturbation
+from benchmarks import (
+    speed_attribution,
+    speed_document,
+    speed_encoder,
+    speed_gpu,
+    speed_head,
+    speed_jobs,
+    speed_perturbation,
+)
 from hilat.cli.console import quiet_libraries, say, table
 from hilat.files import write_json
 
@@ -54,6 +62,7 @@ PARTS: Mapping[str, Part] = {
     "attribution": speed_attribution,
     "perturbation": speed_perturbation,
     "jobs": speed_jobs,
+    "gpu": speed_gpu,
 }
 
 

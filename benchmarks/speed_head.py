@@ -124,7 +124,7 @@ def step_of(way: str, case: Case) -> Callable[[Inputs], Any]:
         loss = None
         with torch.set_grad_enabled(case.training):
             if way == "blocks":
-                output = blocked(head, hidden, rows, block_size(CHUNKS, TOKENS, WIDTH, None), asked)
+                output = blocked(head, hidden, rows, block_size(hidden, None), asked)
                 logits, loss = output.logits, output.loss
             elif way == "vectorised":
                 logits = plain(head, hidden, rows, torch.ones(1, CHUNKS, dtype=torch.bool), asked).logits

@@ -18,9 +18,11 @@ from hilat.attention import ChunkAttention, CodeClassifier, TokenAttention, pool
 from hilat.encoders.relative_attention import Dropout
 from hilat.head_blocks import BlockedHead, HeadPlan, HeadTensors, Rows
 
-# Codes of a block: so many that its numbers, k x N x (T + 2D), are about this many; from so many codes to so many.
+# Codes of a block: so many that its numbers, k x N x (T + 2D), are about this many; from so many codes to so many. On a
+# GPU, where a block should be work for the whole of it, rather more.
 _BLOCK_NUMBERS = 2_621_440
 _FEWEST, _MOST = 64, 128
+_GPU_NUMBERS, _GPU_MOST = 335_544_320, 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +60,16 @@ class Asked:
     codes: Tensor | None = None
 
 
-def block_size(rows: int, tokens: int, width: int, asked: int | None) -> int:
-    """How many codes a block has: as asked, or by the size of its tensors, a few tens of MB for one document."""
+def block_size(hidden: Tensor, asked: int | None) -> int:
+    """How many codes a block has: as asked, or by the size of its tensors, a few tens of MB for one document on the CPU.
+
+    hidden: (N, T, D).
+    """
     if asked is not None:
         return asked
-    return min(_MOST, max(_FEWEST, _BLOCK_NUMBERS // (rows * (tokens + 2 * width))))
+    rows, tokens, width = hidden.shape
+    numbers, most = (_GPU_NUMBERS, _GPU_MOST) if hidden.is_cuda else (_BLOCK_NUMBERS, _MOST)
+    return min(most, max(_FEWEST, numbers // (rows * (tokens + 2 * width))))
 
 
 def in_blocks(head: Head, codes_of_block: int, asked: Asked) -> bool:

@@ -238,8 +238,7 @@ class HilatModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         head = Head(
             self.token_attention, self.chunk_attention, self.classifier, self.dropout, self.config.chunk_attention
         )
-        chunks, tokens, width = hidden.shape
-        block = block_size(chunks, tokens, width, self.config.code_block)
+        block = block_size(hidden, self.config.code_block)
         if in_blocks(head, block, asked):
             return blocked(head, hidden, rows, block, asked)
         return plain(head, hidden, rows, keep, asked)

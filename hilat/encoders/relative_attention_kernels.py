@@ -64,7 +64,7 @@ def _marked(s, apart, mark_i, marks, i0, j0, tokens, N: tl.constexpr):
 
 @triton.jit(do_not_specialize=["seed"])
 def forward(
-    qkv, r, vectors, marks, blocks, out, lse, scale, seed, threshold, tokens, heads,
+    qkv, r, vectors, marks, blocks, out, rest, lse, scale, seed, threshold, tokens, heads,
     E: tl.constexpr, N: tl.constexpr, MARKED: tl.constexpr, DROPS: tl.constexpr,
 ):  # fmt: skip
     """Outputs of a block of queries of one head of one chunk."""
@@ -110,8 +110,12 @@ def forward(
         best = now
     if DROPS:
         total *= (4294967296.0 - threshold) / 4294967296.0
-    at = out + (b.to(tl.int64) * tokens + row[:, None]) * width + h * E + tl.arange(0, E)[None, :]
-    tl.store(at, (mixed / total[:, None]).to(out.dtype.element_ty), mask=(row < tokens)[:, None])
+    at = (b.to(tl.int64) * tokens + row[:, None]) * width + h * E + tl.arange(0, E)[None, :]
+    mixed /= total[:, None]
+    half = mixed.to(out.dtype.element_ty)
+    tl.store(out + at, half, mask=(row < tokens)[:, None])
+    if rest is not None:
+        tl.store(rest + at, (mixed - half.to(tl.float32)).to(out.dtype.element_ty), mask=(row < tokens)[:, None])
     if DROPS:
         total *= 4294967296.0 / (4294967296.0 - threshold)
     tl.store(lse + tl.program_id(1) * tokens + row, best + tl.log2(total), mask=row < tokens)
@@ -119,7 +123,7 @@ def forward(
 
 @triton.jit(do_not_specialize=["seed"])
 def backward_scores(
-    qkv, r, vectors, marks, blocks, out, lse, slope, weights, to_scores, to_others,
+    qkv, r, vectors, marks, blocks, out, rest, lse, slope, weights, to_scores, to_others,
     scale, seed, threshold, tokens, heads,
     E: tl.constexpr, N: tl.constexpr, MARKED: tl.constexpr, DROPS: tl.constexpr,
 ):  # fmt: skip
@@ -145,7 +149,9 @@ def backward_scores(
         mark_i = tl.load(marks + row, mask=inside, other=-1)
         apart = tl.sum((q + _vector(vectors, 2, h, width, E)) * _vector(vectors, 3, h, width, E), 1)
     down = _rows(slope + token * width + h * E, i0, tokens, width, N, E)
-    own = tl.sum(down.to(tl.float32) * _rows(out + token * width + h * E, i0, tokens, width, N, E), 1)
+    whole = _rows(out + token * width + h * E, i0, tokens, width, N, E).to(tl.float32)
+    whole += _rows(rest + token * width + h * E, i0, tokens, width, N, E)
+    own = tl.sum(down.to(tl.float32) * whole, 1)
     norm = tl.load(lse + tl.program_id(1) * tokens + row, mask=inside, other=0.0)
     near = r + h * E
     low = tl.dot(qr, tl.trans(_rows(near, tokens - i0 - N, 2 * tokens, width, N, E)))

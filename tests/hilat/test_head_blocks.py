@@ -263,9 +263,10 @@ def test_no_tensor_grows_with_codes_times_chunks(pooling: str) -> None:
 
 
 def test_blocks_follow_the_size() -> None:
-    assert block_size(10, 512, 768, None) == 128
-    assert block_size(160, 512, 768, None) == 64
-    assert block_size(10, 512, 768, 17) == 17
+    one, many = (torch.empty((n, 512, 768), device="meta") for n in (10, 160))
+    assert block_size(one, None) == 128
+    assert block_size(many, None) == 64
+    assert block_size(one, 17) == 17
 
 
 def test_what_others_watch_is_computed_in_one() -> None:
