@@ -11,6 +11,8 @@ are the same. With a half and a quarter of the coded training cases (drawn by th
 Measured: micro-F1 on dev at the paper's threshold of 0.5; dev decides nothing. The test is paired approximate
 randomisation over the dev cases, each with its counts of all seeds, Holm over the fractions of a start.
 
+To choose settings of the pretraining, `--judged rest` measures on the training cases that a fraction leaves, not on dev.
+
 Jobs are independent and leave their result as a file, so that a run that was stopped goes on where it stopped:
 `prepare`, then `pretrain --start S --seed N`, then `train --arm A --fraction F --seed N`, then `summarise`; `all` runs what is
 missing, `--jobs` at a time, each a process of one thread.
@@ -84,6 +86,7 @@ def pretraining(start: str, given: argparse.Namespace) -> PretrainingSettings:
         dropout=recipe.dropout,
         sequence=recipe.tokens,
         held_out=HELD_OUT,
+        held_out_sequences=300,
         batch_size=64,
         epochs=given.pretraining_epochs,
         learning_rate=given.pretraining_rate,
@@ -151,12 +154,16 @@ def encoder_of(place: Place, arm: str, seed: int) -> Path:
 
 def train_job(place: Place, given: argparse.Namespace) -> None:
     """Train one arm with one seed on a share of the coded cases, and count on dev."""
-    rows = place.out / "rows"
+    rows = place.out / ("rows" if given.judged == "dev" else "rows-rest")
     file = rows / f"{given.arm}-{given.fraction:g}-seed{given.seed}.json"
     if file.exists():
         return
     corpus = read_codiesp(place.data)
-    row = measure(place, given, subset(corpus.split("train"), given.fraction, given.seed), corpus.split("dev"))
+    cases, judged = subset(corpus.split("train"), given.fraction, given.seed), corpus.split("dev")
+    if given.judged == "rest":
+        learned = {case.hadm_id for case in cases}
+        judged = tuple(case for case in corpus.split("train") if case.hadm_id not in learned)
+    row = measure(place, given, cases, judged)
     rows.mkdir(parents=True, exist_ok=True)
     write_json(file, row)
 
@@ -204,9 +211,10 @@ def counts(rows: Sequence[dict[str, Any]]) -> NDArray[np.float64]:
     return np.sum([np.stack([row["tp"], row["fp"], row["fn"]], axis=1) for row in rows], axis=0).astype(np.float64)
 
 
-def summarise(place: Place) -> None:
+def summarise(place: Place, judged: str) -> None:
     """Print the tables of what is there, and keep them as summary.json."""
-    rows = [read_json(file, what="a row") for file in sorted((place.out / "rows").glob("*.json"))]
+    folder = place.out / ("rows" if judged == "dev" else "rows-rest")
+    rows = [read_json(file, what="a row") for file in sorted(folder.glob("*.json"))]
     found: dict[tuple[str, float], list[dict[str, Any]]] = {}
     for row in rows:
         found.setdefault((row["arm"], row["fraction"]), []).append(row)
@@ -237,7 +245,7 @@ def summarise(place: Place) -> None:
     names = ("micro-F1", "macro-F1", "micro-AUC", "mAP")
     columns = [name for title in names for name in (title, "pretrained")]
     table(
-        "CodiEsp dev at threshold 0.5, mean (sd) over seeds; difference of the pooled micro-F1, p of the paired test (Holm)",
+        f"CodiEsp {judged} at threshold 0.5, mean (sd) over seeds; difference of the pooled micro-F1, p of the paired test (Holm)",
         ("start of the embeddings", "seeds", *columns, "difference", "p"),
         lines,
     )
@@ -268,14 +276,14 @@ def run_all(place: Place, given: argparse.Namespace) -> None:
     for jobs in ([*first, *(job for job in trainings if job not in waiting)], waiting):
         with ThreadPoolExecutor(given.jobs) as pool:
             list(pool.map(lambda job: _process(place, given, job), jobs))
-    summarise(place)
+    summarise(place, given.judged)
 
 
 def _process(place: Place, given: argparse.Namespace, job: Sequence[str]) -> None:
     """One job in a process of its own."""
     shared = {"--data": place.data, "--out": place.out, "--device": place.device, "--vocabulary": given.vocabulary,
               "--pretraining-epochs": given.pretraining_epochs, "--pretraining-rate": given.pretraining_rate,
-              "--training-epochs": given.training_epochs}  # fmt: skip
+              "--training-epochs": given.training_epochs, "--judged": given.judged}  # fmt: skip
     options = [text for name, value in shared.items() for text in (name, str(value))]
     command = [sys.executable, "-m", "benchmarks.codiesp_pretraining", *job, *options]
     threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -305,11 +313,13 @@ def main() -> None:
     parser.add_argument("--pretraining-epochs", type=float, default=10.0)
     parser.add_argument("--pretraining-rate", type=float, default=1e-3)
     parser.add_argument("--training-epochs", type=float, default=0.0, help="0: those of the recipe")
+    judged = "dev, or the training cases that a fraction leaves, to choose settings without looking at dev"
+    parser.add_argument("--judged", choices=("dev", "rest"), default="dev", help=judged)
     given = parser.parse_args()
     quiet_libraries()
     place = Place(given.data, given.out, given.device)
     if given.job == "summarise":
-        summarise(place)
+        summarise(place, given.judged)
         return
     {"prepare": prepare, "pretrain": pretrain_job, "train": train_job, "all": run_all}[given.job](place, given)
 
