@@ -89,6 +89,7 @@ def prepare_notes(
         tokenizer = _tokenizer(beside / "tokenizer", notes, settings, rules)
         separator = vocabulary_of(tokenizer).separator
         counts: dict[tuple[str, str], NoteCounts] = {}
+        admissions: dict[tuple[str, str], set[str]] = {}
         dtype = np.dtype("<u2" if len(tokenizer) <= 2**16 else "<u4")
         starts = {part: array("q", [0]) for part in _PARTS}
         with ExitStack() as stack:
@@ -101,13 +102,15 @@ def prepare_notes(
                 found = counts_of(words, sentences, len(ids), held_out=part == "held_out")
                 key = source, note.category
                 counts[key] = counts.get(key, NoteCounts()) + found
+                admissions.setdefault(key, set()).update({note.admission} - {""})
                 if len(ids):
                     _write(files[part], np.append(ids, separator), dtype)
                     starts[part].append(starts[part][-1] + len(ids) + 1)
         _check(notes, counts, starts["train"], settings)
         for part in _PARTS:
             np.save(beside / f"{part}.starts.npy", np.frombuffer(starts[part], dtype=np.int64), allow_pickle=False)
-        write_json(beside / "data.json", {"format": FORMAT, "dtype": dtype.str, "statistics": statistics_table(counts)})
+        table = statistics_table(counts, admissions)
+        write_json(beside / "data.json", {"format": FORMAT, "dtype": dtype.str, "statistics": table})
 
 
 def read_prepared(folder: Path) -> PreparedNotes:

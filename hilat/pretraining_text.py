@@ -88,10 +88,15 @@ def counts_of(words: Sequence[str], sentences: int, tokens: int, *, held_out: bo
     return NoteCounts(1, int(held_out), int(not words), sentences, len(words), tokens, characters)
 
 
-def statistics_table(counts: dict[tuple[str, str], NoteCounts]) -> list[dict[str, str | int]]:
-    """Rows of the statistics: per source and category of notes, and all together last."""
-    rows = [_row(source, category, found) for (source, category), found in sorted(counts.items())]
-    return [*rows, _row("all", "all", _total(counts.values()))]
+def statistics_table(
+    counts: dict[tuple[str, str], NoteCounts], admissions: dict[tuple[str, str], set[str]]
+) -> list[dict[str, str | int]]:
+    """Rows of the statistics: per source and category of notes, and all together last.
+
+    admissions: the ids of the notes' admissions, where they have one; the rows count them.
+    """
+    rows = [_row(*key, found, admissions.get(key, set())) for key, found in sorted(counts.items())]
+    return [*rows, _row("all", "all", _total(counts.values()), set().union(*admissions.values()))]
 
 
 def _total(counts: Iterable[NoteCounts]) -> NoteCounts:
@@ -101,5 +106,6 @@ def _total(counts: Iterable[NoteCounts]) -> NoteCounts:
     return total
 
 
-def _row(source: str, category: str, found: NoteCounts) -> dict[str, str | int]:
-    return {"source": source, "category": category, **{name: getattr(found, name) for name in found.__slots__}}
+def _row(source: str, category: str, found: NoteCounts, admissions: set[str]) -> dict[str, str | int]:
+    numbers = {name: getattr(found, name) for name in found.__slots__}
+    return {"source": source, "category": category, "admissions": len(admissions), **numbers}

@@ -226,6 +226,8 @@ def test_prepared_notes_are_those_of_a_slow_second_version(tmp_path: Path) -> No
     assert {(row["source"], row["category"]) for row in prepared.statistics} == {
         ("texts", "note"), ("m", "ecg"), ("m", "nursing/other"), ("m", "discharge summary"), ("all", "all")
     }  # fmt: skip
+    assert [row["admissions"] for row in prepared.statistics if row["source"] == "m"] == [2, 2, 2]
+    assert total["admissions"] == 6
     assert sum(int(row["words"]) for row in prepared.statistics[:-1]) == total["words"]
 
 
