@@ -12,7 +12,7 @@ import torch
 from explain.attention import attend
 from hilat.admissions import CodeBook, HilatError
 from hilat.cleaning import CleaningRules
-from hilat.coder import CODER_FILE, Coder, checked_device, load_coder, predict, save_coder
+from hilat.coder import CODER_FILE, WINDOW, Coder, checked_device, load_coder, predict, save_coder
 from hilat.encoding import ChunkLayout
 from hilat.model import build_model
 from hilat.vocabulary import train_sentencepiece
@@ -112,3 +112,15 @@ def test_devices_are_checked() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(HilatError, match="not on this machine; it has cpu"):
             checked_device("cuda:1")
+
+
+def test_predictions_keep_the_order_and_depend_on_their_window_only(coder: Coder) -> None:
+    notes = [f"{NOTES[n % 3]} " * (1 + 7 * n % 5) for n in range(2 * WINDOW + 3)]
+    whole = list(predict(coder, iter(notes), batch_size=4))
+    for note, prediction in zip(notes, whole, strict=True):
+        np.testing.assert_array_equal(prediction.document.input_ids, coder.encode(note).input_ids)
+        alone = next(predict(coder, [note]))
+        np.testing.assert_allclose(prediction.logits, alone.logits, atol=1e-5)
+    second = list(predict(coder, notes[WINDOW : 2 * WINDOW], batch_size=4))
+    for part, same in zip(second, whole[WINDOW : 2 * WINDOW], strict=True):
+        np.testing.assert_array_equal(part.logits, same.logits)  # to the last bit
