@@ -329,7 +329,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="jobs at a time, each a process of one thread")
     parser.add_argument("--vocabulary", type=int, default=read_settings(SETTINGS).new_vocabulary)
     parser.add_argument("--pretraining-epochs", type=float, default=10.0)
-    parser.add_argument("--pretraining-rate", type=float, default=1e-3)
+    parser.add_argument("--pretraining-rate", type=float, default=2e-3)
     parser.add_argument("--training-epochs", type=float, default=0.0, help="0: those of the recipe")
     judged = "dev, or the training cases that a fraction leaves, to choose settings without looking at dev"
     parser.add_argument("--judged", choices=("dev", "rest"), default="dev", help=judged)
