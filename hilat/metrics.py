@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from hilat.admissions import CodeBook, HilatError
 
 EPSILON = 1e-10
+_BLOCK_NUMBERS = 1_000_000  # of scores that are ranked at a time
+_CODES = 64  # whose columns are laid out one after the other at a time
 NO_POSITIVE = "no positive in these documents"
 NO_NEGATIVE = "no negative in these documents"
 NOT_PREDICTED = "never predicted"
@@ -110,14 +112,14 @@ def evaluate_codes(
     given = scores >= limits  # (N, K)
     hits = (given & truth).sum(axis=0)  # (K,)
     predicted, support, union = given.sum(axis=0), truth.sum(axis=0), (given | truth).sum(axis=0)
-    aucs = np.array([area_under_roc(scores[:, j], truth[:, j]) for j in range(k)])
-    precisions_area = np.array([average_precision(scores[:, j], truth[:, j]) for j in range(k)])
+    aucs, precisions_area = _areas_by_code(scores, truth)  # (K,), (K,)
+    micro_auc, micro_area = _areas(_runs(scores, _BLOCK_NUMBERS // k + 1), scores[truth], n * k)
     code_f1 = 2 * hits / np.maximum(predicted + support, 1)
     macro_p, macro_r = float((hits / (predicted + EPSILON)).mean()), float((hits / (support + EPSILON)).mean())
     present = support > 0
     micro_p = _ratio(hits.sum(), predicted.sum(), math.nan)
     micro_r = _ratio(hits.sum(), support.sum(), math.nan)
-    at = {size: _at_k(scores, truth, size) for size in ks}
+    at = _at_each(scores, truth, ks)
     return CodeMetrics(
         documents=n,
         codes=k,
@@ -126,8 +128,8 @@ def evaluate_codes(
         micro_recall=micro_r,
         micro_f1=_ratio(2 * hits.sum(), predicted.sum() + support.sum()),
         micro_accuracy=_ratio(hits.sum(), union.sum()),
-        micro_auc=area_under_roc(scores.ravel(), truth.ravel()),
-        micro_average_precision=average_precision(scores.ravel(), truth.ravel()),
+        micro_auc=micro_auc,
+        micro_average_precision=micro_area,
         macro_precision=macro_p,
         macro_recall=macro_r,
         macro_accuracy=float((hits / (union + EPSILON)).mean()),
@@ -167,7 +169,7 @@ def checked(scores: NDArray[Any], targets: NDArray[Any]) -> tuple[NDArray[np.flo
         raise HilatError(
             f"scores have shape {scores.shape} and targets {targets.shape}; expected the same (N, K), N and K at least 1"
         )
-    scores = scores.astype(np.float64)
+    scores = scores.astype(np.float64, copy=False)
     outside = ~((scores >= 0) & (scores <= 1))  # NaN is outside too
     if outside.any():
         raise HilatError(
@@ -179,37 +181,74 @@ def checked(scores: NDArray[Any], targets: NDArray[Any]) -> tuple[NDArray[np.flo
     return scores, targets.astype(bool)
 
 
-def area_under_roc(scores: NDArray[np.float64], truth: NDArray[np.bool_]) -> float:
-    """The share of (positive, negative) pairs ranked rightly, ties half (Mann and Whitney); NaN without both kinds."""
-    positives = int(truth.sum())
-    negatives = len(truth) - positives
-    if positives == 0 or negatives == 0:
-        return math.nan
-    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = np.cumsum(counts) - (counts - 1) / 2  # mid-rank of each distinct score
-    return float((ranks[inverse][truth].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+def _areas(blocks: Iterable[NDArray[np.float64]], positive: NDArray[np.float64], total: int) -> tuple[float, float]:
+    """Area under ROC and average precision of `total` scores, which come in blocks, from the scores of the positives.
+
+    The area: the share of (positive, negative) pairs ranked rightly, ties half (Mann and Whitney); NaN without both kinds.
+    Average precision: the sum over distinct scores of (recall step) x precision, as scikit-learn defines it; NaN without
+    positives. Both only need to know how many scores lie below each positive's and how many are equal to it, so that
+    nothing of the size of all scores is sorted or kept.
+    """
+    if len(positive) == 0:
+        return math.nan, math.nan
+    values, here = np.unique(positive, return_counts=True)  # (V,) ascending, and the positives that have each
+    up_to, equal = np.zeros(len(values) + 1, dtype=np.int64), np.zeros(len(values), dtype=np.int64)
+    for block in blocks:
+        place = np.searchsorted(values, block)  # the first value that is not below the score
+        up_to += np.bincount(place, minlength=len(up_to))
+        place = place[values[np.minimum(place, len(values) - 1)] == block]
+        equal += np.bincount(place, minlength=len(values))
+    below = np.cumsum(up_to)[:-1] - equal  # (V,) scores lower than the value
+    hits = np.cumsum(here[::-1])[::-1]  # (V,) positives at the value or above
+    area = float((here * hits / (total - below)).sum() / len(positive))
+    negatives = total - len(positive)
+    if negatives == 0:
+        return math.nan, area
+    lower = below - (len(positive) - hits) + (equal - here) / 2  # (V,) negatives below it, ties half
+    return float((here * lower).sum() / (len(positive) * negatives)), area
 
 
-def average_precision(scores: NDArray[np.float64], truth: NDArray[np.bool_]) -> float:
-    """Sum over distinct scores of (recall step) x precision, as scikit-learn defines it; NaN without positives."""
-    positives = int(truth.sum())
-    if positives == 0:
-        return math.nan
-    order = np.argsort(-scores, kind="stable")
-    ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # the last of each run of equal scores
-    hits = np.cumsum(truth[order])[ends]
-    return float((np.diff(hits, prepend=0) * hits / (ends + 1)).sum() / positives)
+def _areas_by_code(
+    scores: NDArray[np.float64], truth: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The areas of each column of scores and truth (N, K), each (K,)."""
+    n, k = scores.shape
+    found = np.empty((2, k))
+    for first in range(0, k, _CODES):
+        columns = np.ascontiguousarray(scores[:, first : first + _CODES].T)  # (k, N)
+        there = truth[:, first : first + _CODES].T
+        for j, (column, positive) in enumerate(zip(columns, there, strict=True)):
+            found[:, first + j] = _areas([column], column[positive], n)
+    return found[0], found[1]
 
 
-def _at_k(scores: NDArray[np.float64], truth: NDArray[np.bool_], size: int) -> tuple[float, float, int]:
-    """Mean precision and recall of the `size` best codes per document, and documents where a tie crosses the cut."""
-    size = min(size, scores.shape[1])
-    order = np.argsort(-scores, axis=1, kind="stable")  # (N, K)
-    hits = np.take_along_axis(truth, order[:, :size], axis=1).sum(axis=1)  # (N,)
-    coded = truth.sum(axis=1)
-    ranked = np.take_along_axis(scores, order, axis=1)
-    ties = 0 if size == scores.shape[1] else int((ranked[:, size - 1] == ranked[:, size]).sum())
-    return float((hits / size).mean()), _mean((hits / np.maximum(coded, 1))[coded > 0]), ties
+def _runs(scores: NDArray[np.float64], rows: int) -> Iterator[NDArray[np.float64]]:
+    """All scores (N, K), some documents at a time, flat."""
+    return (scores[first : first + rows].ravel() for first in range(0, len(scores), rows))
+
+
+def _at_each(
+    scores: NDArray[np.float64], truth: NDArray[np.bool_], sizes: Sequence[int]
+) -> dict[int, tuple[float, float, int]]:
+    """For each size: mean precision and recall of so many best codes per document, and documents where a tie crosses the
+    cut."""
+    n, k = scores.shape
+    cuts = {size: min(size, k) for size in sizes}
+    most = max(cuts.values(), default=0)
+    hits, tied = np.zeros((n, most + 1), dtype=np.int64), np.zeros((n, most + 1), dtype=np.bool_)  # by cut, from 0
+    rows = _BLOCK_NUMBERS // k + 1
+    for first in range(0, n, rows):
+        here = slice(first, first + rows)
+        order = np.argsort(-scores[here], axis=1, kind="stable")[:, : most + 1]  # (n, M)
+        hits[here, 1:] = np.cumsum(np.take_along_axis(truth[here], order[:, :most], axis=1), axis=1)
+        ranked = np.take_along_axis(scores[here], order, axis=1)
+        tied[here, 1 : ranked.shape[1]] = ranked[:, :-1] == ranked[:, 1:]
+    coded = truth.sum(axis=1)  # (N,)
+    recalls = hits / np.maximum(coded, 1)[:, None]
+    return {
+        size: (float((hits[:, cut] / cut).mean()), _mean(recalls[coded > 0, cut]), int(tied[:, cut].sum()))
+        for size, cut in cuts.items()
+    }
 
 
 def _row(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,33 @@ def test_against_scikit_learn() -> None:
     assert m.mean_average_precision == pytest.approx(np.mean(areas), abs=1e-12)
     assert m.codes_without_positives == 1
     assert m.codes_in_macro_auc == 11
+
+
+@pytest.mark.parametrize("block", [1, 25, 10**6])
+def test_areas_are_those_of_all_pairs(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    """Ties, scores outside the positives' range, columns of one kind only; by pairs and by lists, block by block."""
+    monkeypatch.setattr("hilat.metrics._BLOCK_NUMBERS", block)
+    scores, targets = drawn(4, n=23, k=7)
+    targets[:, 5], scores[:, 6] = 1, 0.5
+    m = evaluate_codes(scores, targets, 0.5, threshold_source="fixed 0.5")
+    cases = [(scores[:, j], targets[:, j], row.auc, row.average_precision) for j, row in enumerate(m.per_code)]
+    cases.append((scores.ravel(), targets.ravel(), m.micro_auc, m.micro_average_precision))
+    for s, y, auc, area in cases:
+        pairs = [(a > b) + (a == b) / 2 for a in s[y == 1] for b in s[y == 0]]
+        assert auc == pytest.approx(sum(pairs) / len(pairs) if pairs else math.nan, abs=1e-12, nan_ok=True)
+        precisions = [y[s >= a].mean() for a in s[y == 1]]
+        assert area == pytest.approx(np.mean(precisions) if precisions else math.nan, abs=1e-12, nan_ok=True)
+
+
+def test_a_large_split_needs_little_beside_its_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hilat.metrics._BLOCK_NUMBERS", 100_000)
+    rng = np.random.default_rng(0)
+    scores, targets = rng.random((500, 2000)), rng.random((500, 2000)) < 0.002
+    tracemalloc.start()
+    evaluate_codes(scores, targets, 0.5, threshold_source="x")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 * scores.nbytes  # sorting all scores took 7 times their size
 
 
 def test_precision_at_k_against_a_loop() -> None:
