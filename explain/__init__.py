@@ -10,13 +10,15 @@ if TYPE_CHECKING:
     from explain.explaining import explain, judge
     from explain.explanation import Explanation
     from explain.methods import METHODS
+    from explain.pipeline import CodingPipeline
     from explain.subject import MethodOptions
 
-__all__ = ["METHODS", "Attribution", "Explanation", "MethodOptions", "explain", "judge"]
+__all__ = ["METHODS", "Attribution", "CodingPipeline", "Explanation", "MethodOptions", "explain", "judge"]
 
 _HOME = {
     "METHODS": "explain.methods",
     "Attribution": "explain.attribution",
+    "CodingPipeline": "explain.pipeline",
     "Explanation": "explain.explanation",
     "MethodOptions": "explain.subject",
     "explain": "explain.explaining",

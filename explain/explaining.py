@@ -48,7 +48,7 @@ def explain(
     (one,) = collect(coder, [whole], choices=choices, methods=methods, options=options)
     if not whole.codes:  # nobody's word on this note, as far as is known here
         one = replace(one, gold=None)
-    spans = one.word_spans if isinstance(admission, Admission) else _in_given_text(one.word_spans, admission)
+    spans = one.word_spans if isinstance(admission, Admission) else in_given_text(one.word_spans, admission)
     words = one.methods.get(method)  # None where no code is explained
     attributions = tuple(
         Attribution(
@@ -69,7 +69,7 @@ def explain(
     return Explanation(attributions, method, whole, one, coder.code_book, origin)
 
 
-def _in_given_text(spans: NDArray[np.int64], text: str) -> NDArray[np.int64]:
+def in_given_text(spans: NDArray[np.int64], text: str) -> NDArray[np.int64]:
     """Word spans (W, 2) of plain_text(text) as spans of the text as it was given."""
     kept = [i for i, ch in enumerate(text) if ch != "\x00" and not (ch == "\r" and text[i + 1 : i + 2] == "\n")]
     if len(kept) == len(text):
