@@ -44,6 +44,32 @@ def new_folder(path: Path, *, overwrite: bool = False, what: str = "folder") -> 
             shutil.rmtree(beside, ignore_errors=True)
 
 
+@contextmanager
+def new_file(path: Path, *, overwrite: bool = False, what: str = "file") -> Iterator[Path]:
+    """A temporary file beside `path` that takes its name when the block ends well, and vanishes when it does not.
+
+    Only its owner can read it. Raises HilatError when `path` is a folder, when it exists and `overwrite` is off, or when it
+    cannot be written.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise HilatError(f"{path} is a folder; expected the name of a {what}. Give another name")
+    if path.exists() and not overwrite:
+        raise HilatError(f"{path} exists already; expected a new {what}. Choose another name or pass --overwrite")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise HilatError(f"cannot write {path}: {error.strerror}; choose a folder that you may write to") from None
+    os.close(handle)
+    beside = Path(name)
+    try:
+        yield beside
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a small file atomically, UTF-8."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
