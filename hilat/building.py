@@ -9,7 +9,8 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_scheduler, set_seed
 
 from hilat.admissions import CodeBook
 from hilat.cleaning import CleaningRules, clean
@@ -152,3 +153,11 @@ def parameter_groups(model: HilatModel, settings: TrainingSettings) -> list[dict
         {"params": parameters, "lr": rates[part], "weight_decay": settings.weight_decay if decayed else 0.0}
         for (part, decayed), parameters in groups.items()
     ]
+
+
+def optimiser_of(model: HilatModel, settings: TrainingSettings, steps: int) -> tuple[torch.optim.Optimizer, LambdaLR]:
+    """AdamW with the settings' groups, and their schedule over so many steps."""
+    optimizer = torch.optim.AdamW(parameter_groups(model, settings), lr=settings.learning_rate)
+    warmup = int(settings.warmup if settings.warmup >= 1 else settings.warmup * steps)
+    scheduler = get_scheduler(settings.schedule, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
+    return optimizer, cast(LambdaLR, scheduler)

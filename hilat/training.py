@@ -14,7 +14,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
 from transformers import (
     EarlyStoppingCallback,
@@ -26,7 +25,6 @@ from transformers import (
     TrainerControl,
     TrainerState,
     TrainingArguments,
-    get_scheduler,
 )
 
 from hilat.admissions import Admission, CodeBook, HilatError
@@ -37,7 +35,7 @@ from hilat.building import (
     layout_of,
     make_model,
     make_tokenizer,
-    parameter_groups,
+    optimiser_of,
     start_biases,
     start_new_encoder,
 )
@@ -194,7 +192,7 @@ def train(
         layout, rules = layout_of(settings), cleaning_of(settings)
         train_set = EncodedSplit(training_admissions, tokenizer, layout, rules, corpus.code_book)
         val_set = EncodedSplit(corpus.split("val"), tokenizer, layout, rules, corpus.code_book) if validates else None
-        model = _start(settings, tokenizer, corpus, texts, train_set)
+        model = start_model(settings, tokenizer, corpus, texts, train_set)
     except HilatError:
         if not resume:  # nothing was trained: leave nothing behind that asks for --resume
             _undo(out)
@@ -228,7 +226,7 @@ def train(
     return TrainingResult(coder, trainer.state.global_step, losses, evaluations, trainer.state.best_global_step)
 
 
-def _start(
+def start_model(
     settings: TrainingSettings,
     tokenizer: PreTrainedTokenizerBase,
     corpus: Corpus,
@@ -289,36 +287,40 @@ def _trainer(
 ) -> Trainer:
     """The Trainer of the run, with our optimiser groups."""
     steps = optimiser_steps(settings, len(train_set))
-    arguments = _arguments(settings, folder, device, steps, validates=val_set is not None)
+    arguments = training_arguments(settings, folder, device, steps, validates=val_set is not None)
     if settings.batch_size % arguments.world_size:
         raise HilatError(
             f"setting batch_size is {settings.batch_size}, for {arguments.world_size} processes together; "
             "make it a multiple of their number"
         )
-    optimizer = torch.optim.AdamW(parameter_groups(model, settings), lr=settings.learning_rate)
-    warmup = int(settings.warmup if settings.warmup >= 1 else settings.warmup * steps)
-    scheduler = get_scheduler(settings.schedule, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
-    mask = cast("int | None", tokenizer.mask_token_id)
-    if settings.token_dropout and mask is None:
-        raise HilatError("setting token_dropout needs a mask token; this tokenizer has none. Set token_dropout: 0")
+    collator = collator_of(tokenizer, settings)
     stopping = [EarlyStoppingCallback(settings.patience)] if settings.patience and val_set is not None else []
     trainer = (LengthTrainer if settings.batches == "by_length" else Trainer)(
         model=model,
         args=arguments,
-        data_collator=Collator(mask, settings.token_dropout),
+        data_collator=collator,
         train_dataset=train_set,
         eval_dataset=val_set,
-        compute_metrics=_validation_measures if val_set is not None else None,
+        compute_metrics=validation_measures if val_set is not None else None,
         callbacks=list(stopping),
-        optimizers=(optimizer, cast(LambdaLR, scheduler)),
+        optimizers=optimiser_of(model, settings, steps),
     )
     trainer.remove_callback(PrinterCallback)  # it prints every log line; `tell` is ours
     return trainer
 
 
-def _arguments(
+def collator_of(tokenizer: PreTrainedTokenizerBase, settings: TrainingSettings) -> Collator:
+    """What makes the batches; masks tokens where the settings say so."""
+    mask = cast("int | None", tokenizer.mask_token_id)
+    if settings.token_dropout and mask is None:
+        raise HilatError("setting token_dropout needs a mask token; this tokenizer has none. Set token_dropout: 0")
+    return Collator(mask, settings.token_dropout)
+
+
+def training_arguments(
     settings: TrainingSettings, folder: Path, device: torch.device, steps: int, *, validates: bool
 ) -> TrainingArguments:
+    """The Trainer's arguments that the settings describe, for a run of so many steps in `folder`."""
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     every = min(settings.evaluate_every, steps)
     on_gpu = device.type == "cuda"
@@ -359,7 +361,7 @@ def _arguments(
     )
 
 
-def _validation_measures(prediction: EvalPrediction) -> dict[str, float]:
+def validation_measures(prediction: EvalPrediction) -> dict[str, float]:
     """The measures a checkpoint can be picked by, at threshold 0.5."""
     logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
     if not np.isfinite(logits).all():

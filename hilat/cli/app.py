@@ -24,6 +24,7 @@ from hilat.cli import (
     report,
     study,
     train,
+    tune,
 )
 
 app = typer.Typer(
@@ -57,6 +58,7 @@ app.command("doctor")(doctor.doctor)
 app.add_typer(corpus.app, name="corpus")
 app.command("pretrain")(pretrain.pretrain)
 app.command("train")(train.train)
+app.command("tune")(tune.tune)
 app.command("study")(study.study)
 app.command("study-run", hidden=True)(study.run_one)
 app.command("evaluate")(evaluate.evaluate)
