@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +22,9 @@ def evaluate(
     workers: Workers = 0,
     device: Device = "auto",
     per_code: Annotated[bool, typer.Option("--per-code", help="Print one row per code as well.")] = False,
+    bands: Annotated[
+        bool, typer.Option("--bands", help="Also score codes by how often the corpus' train split has them.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Score a model on a split, at the model's own thresholds. Several processes share the notes.
@@ -35,6 +39,7 @@ def evaluate(
     from hilat.corpora.streaming import open_split
     from hilat.evaluation import evaluate as score
     from hilat.files import write_json
+    from hilat.frequency_bands import frequency_bands, training_counts
     from hilat.processes import together
     from hilat.provenance import run_record
 
@@ -45,12 +50,14 @@ def evaluate(
         result = score(coder, admissions, batch_size=batch_size, workers=workers, follow=follow, processes=processes)
     if not processes.first:
         return
+    groups = frequency_bands(result.metrics.per_code, training_counts(open_split(corpus, "train"))) if bands else ()
     record: dict[str, Any] = {
         **run_record("evaluate", {"model": str(model), "corpus": str(corpus), "split": split}, None),
         "split": split,
         "admissions": len(admissions),
         "truncated": {"documents": result.truncated_documents, "words": result.truncated_words},
         "metrics": result.metrics.to_dict(),
+        **({"bands": [band.to_dict() for band in groups]} if bands else {}),
     }
     if out_file is not None:
         write_json(out_file, record)
@@ -58,6 +65,32 @@ def evaluate(
         emit_json(record)
         return
     show(result, f"{split}, {len(admissions)} admissions", per_code=per_code)
+    if bands:
+        show_bands(groups)
+
+
+def show_bands(bands: Sequence[Any]) -> None:
+    """Print FrequencyBands."""
+    table(
+        "Codes by training admissions that have them",
+        ("training", "codes", "present", "positives", "predicted", "micro P", "micro R", "micro F1", "macro F1", "AUC"),
+        [
+            (
+                band.name,
+                *(f"{count:,}" for count in (band.codes, band.present, band.positives, band.predicted)),
+                *(
+                    number(x)
+                    for x in (band.micro_precision, band.micro_recall, band.micro_f1, band.macro_f1, band.macro_auc)
+                ),
+            )
+            for band in bands
+        ],
+    )
+    out.print(
+        "present: codes with a positive in these documents; macro F1 and AUC are means over those.",
+        style="dim",
+        soft_wrap=True,
+    )
 
 
 def show(result: Any, title: str, *, per_code: bool = False) -> None:
@@ -74,7 +107,8 @@ def show(result: Any, title: str, *, per_code: bool = False) -> None:
     table(f"{title} · threshold {m.threshold_source} · {m.codes} codes", ("measure", "micro", "macro"), rows)
     out.print(
         "macro F1: mean of the codes' F1 / harmonic mean of macro precision and recall (the paper's). "
-        f"{m.codes_without_positives} codes have no positive here and are left out of macro AUC.",
+        f"{m.codes_without_positives} codes have no positive here and are left out of macro AUC; "
+        f"mean F1 of the other {m.codes - m.codes_without_positives}: {number(m.macro_f1_present)}.",
         style="dim",
         soft_wrap=True,
     )

@@ -65,6 +65,10 @@ def test_evaluate_predict_doctor_and_describe_answer_in_json_and_in_tables(run: 
     assert isinstance(scored, dict)
     assert scored["metrics"]["threshold_source"] == "fixed 0.5" if "metrics" in scored else "fixed 0.5" in str(scored)
     assert "macro" in run("evaluate", "--model", model, "--corpus", corpus).out
+    banded = run("evaluate", "--model", model, "--corpus", corpus, "--bands", "--json").json["bands"]
+    assert [band["training_admissions"] for band in banded] == ["0", "1-10", "11-50", "51-100", "101-500", ">500"]
+    assert sum(band["codes"] for band in banded) == 8
+    assert "11-50" in run("evaluate", "--model", model, "--corpus", corpus, "--bands").out
     note = place / "note.txt"
     note.write_text(f"Admitted with {CANARY} and chest pain.", encoding="utf-8")
     from_file = run("predict", "--model", model, note, "--all", "--json")
