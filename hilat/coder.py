@@ -28,8 +28,9 @@ from hilat.encoding import (
     special_frame,
     token_rules,
 )
-from hilat.files import new_folder, read_json, write_json
+from hilat.files import new_folder, read_json, write_json, write_text
 from hilat.model import HilatModel, HilatOutput
+from hilat.model_card import CARD_FILE, model_card
 from hilat.tokens import TokenRules, token_texts
 from hilat.vocabulary import load_tokenizer
 
@@ -197,10 +198,11 @@ def _predict_batch(
 
 
 def save_coder(coder: Coder, folder: Path, *, overwrite: bool = False) -> None:
-    """Write the coder as a folder: transformers' files (safetensors), the tokenizer, and `hilat.json`."""
+    """Write the coder as a folder: transformers' files (safetensors), the tokenizer, `hilat.json`, and the model card."""
     with new_folder(Path(folder), overwrite=overwrite, what="model folder") as beside:
         coder.model.save_pretrained(beside)
         coder.tokenizer.save_pretrained(beside)
+        write_text(beside / CARD_FILE, model_card(coder))
         write_json(
             beside / CODER_FILE,
             {

@@ -47,6 +47,7 @@ from hilat.encoding import ChunkLayout, EncodedDocument, collate, encode
 from hilat.files import read_json, write_json
 from hilat.metrics import evaluate_codes
 from hilat.model import HilatModel
+from hilat.model_card import label_support, validation_at
 from hilat.provenance import run_record
 from hilat.settings import TrainingSettings
 from hilat.thresholds import tune_threshold
@@ -206,22 +207,21 @@ def train(
     if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
         raise HilatError(DIVERGED)
     thresholds, source = _thresholds(trainer, val_set, settings, len(corpus.code_book))
-    truncated = train_set.truncated
     card = {
         **run_record("train", settings.to_dict(), settings.seed),
         "corpus": {"source": corpus.source, "train": len(train_set), "val": len(val_set) if val_set else 0},
-        "truncated": {"train_documents": truncated[0], "train_words": truncated[1]},
+        "label_set": label_support([admission.codes for admission in training_admissions], corpus.code_book),
+        "truncated": dict(zip(("train_documents", "train_words"), train_set.truncated, strict=True)),
         "encoder_path": encoder_path(model.encoder),
         "steps": trainer.state.global_step,
         "best": {"measure": settings.best, "value": trainer.state.best_metric, "step": trainer.state.best_global_step},
+        "validation": validation_at(evaluations, trainer.state.best_global_step),
     }
     coder = Coder(model, tokenizer, corpus.code_book, rules, layout, thresholds, source, card)
     if trainer.is_world_process_zero():
         save_coder(coder, out / "model", overwrite=True)
-        write_json(
-            out / "training.json",
-            {"losses": [list(pair) for pair in losses], "evaluations": list(evaluations), "card": card},
-        )
+        record = {"losses": [list(pair) for pair in losses], "evaluations": list(evaluations), "card": card}
+        write_json(out / "training.json", record)
     trainer.accelerator.wait_for_everyone()
     return TrainingResult(coder, trainer.state.global_step, losses, evaluations, trainer.state.best_global_step)
 

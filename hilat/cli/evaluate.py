@@ -21,6 +21,9 @@ def evaluate(
     batch_size: BatchSize = 8,
     workers: Workers = 0,
     device: Device = "auto",
+    card: Annotated[
+        bool, typer.Option("--card", help="Also put the result into the model card, README.md of the model folder.")
+    ] = False,
     per_code: Annotated[bool, typer.Option("--per-code", help="Print one row per code as well.")] = False,
     bands: Annotated[
         bool, typer.Option("--bands", help="Also score codes by how often the corpus' train split has them.")
@@ -33,6 +36,8 @@ def evaluate(
 
       [bold]hilat evaluate --model runs/xlnet/model --corpus corpora/mimic50 --split test[/]
 
+      [bold]hilat evaluate --model runs/xlnet/model --corpus corpora/mimic50 --card[/]
+
       [bold]torchrun --nproc-per-node 2 -m hilat evaluate --model runs/xlnet/model --corpus corpora/mimic50[/]
     """
     from hilat.coder import load_coder
@@ -40,6 +45,7 @@ def evaluate(
     from hilat.evaluation import evaluate as score
     from hilat.files import write_json
     from hilat.frequency_bands import frequency_bands, training_counts
+    from hilat.model_card import evaluation_entry, record_evaluation
     from hilat.processes import together
     from hilat.provenance import run_record
 
@@ -61,6 +67,9 @@ def evaluate(
     }
     if out_file is not None:
         write_json(out_file, record)
+    if card:
+        entry = evaluation_entry(result.metrics, admissions.source, split, result.truncated_documents)
+        record_evaluation(model, coder, entry)
     if json:
         emit_json(record)
         return

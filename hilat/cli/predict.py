@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -96,30 +97,48 @@ def predict(
         _show(pipeline, next(pipeline.notes([single])), words, json)
         return
     failures: list[Failure] = []
-    notes = _notes(pipeline, source if single is None else single, encoding, failures, quiet=not (json or out_file))
-    count = 0
+    reading, given = _Reading(), source if single is None else single
+    notes = reading.follow(_notes(pipeline, given, encoding, failures, quiet=not (json or out_file)))
     if out_file is not None:
         with code_table(out_file, evidence=evidence > 0, words=words, overwrite=overwrite) as write:
             for coded in notes:
                 write(note_rows(coded, evidence > 0, words))
-                count += 1
-            _some(count, failures)
-        result: dict[str, Any] = {"table": str(out_file), "notes": count}
+            _some(reading, failures)
+        result: dict[str, Any] = {"table": str(out_file), "notes": reading.notes}
     elif json:
         whole = [{"id": coded.hadm_id, **_record(pipeline, coded, words)} for coded in notes]
-        _some(len(whole), failures)
+        _some(reading, failures)
         result = {"notes": whole}
     else:
         for coded in notes:
             out.print(_line(coded), soft_wrap=True, markup=False, highlight=False)
-            count += 1
-        _some(count, failures)
+        _some(reading, failures)
     if json:
         told = [{"id": failure.name, "error": failure.error} for failure in failures]
-        emit_json({**result, "threshold_source": pipeline.coder.threshold_source, "failed": told})
+        truncated = {"notes": reading.truncated, "words": reading.truncated_words}
+        emit_json({**result, "threshold_source": coder.threshold_source, "truncated": truncated, "failed": told})
     elif out_file is not None:
-        out.print(f"{count} notes coded: {out_file}", soft_wrap=True)
+        out.print(f"{reading.notes} notes coded: {out_file}", soft_wrap=True)
+    if reading.truncated:
+        say(f"{reading.truncated} notes were longer than the chunks; {reading.truncated_words} words were not read")
     _tell(failures)
+
+
+@dataclass
+class _Reading:
+    """How many notes were coded, how many of them were longer than the chunks, and the words of those that were not read."""
+
+    notes: int = 0
+    truncated: int = 0
+    truncated_words: int = 0
+
+    def follow(self, stream: Iterator[CodedNote]) -> Iterator[CodedNote]:
+        """The notes as they come, counted."""
+        for coded in stream:
+            self.notes += 1
+            self.truncated += coded.truncated_words > 0
+            self.truncated_words += coded.truncated_words
+            yield coded
 
 
 def _source(note: Path | None, text: Path | None) -> Path | None:
@@ -157,9 +176,9 @@ def _notes(
     yield from coded if quiet else progress(coded, len(found.files), "coding")
 
 
-def _some(count: int, failures: list[Failure]) -> None:
+def _some(reading: _Reading, failures: list[Failure]) -> None:
     """Refuse to write a table of nothing."""
-    if not count:
+    if not reading.notes:
         _told(failures)
         raise HilatError(f"none of the {len(failures)} notes can be read; expected one at least. Correct the files")
 

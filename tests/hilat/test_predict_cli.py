@@ -26,7 +26,7 @@ NOTES = {
     "a": f"heart failure and fever, treated with water tablets; {CANARY}\r\nno pain",
     "b": "no pain",
     "ward 3/b": "kidney failure after sepsis; fever again",
-    "ward 3/deep/c.d": "fever " * 40,
+    "ward 3/deep/c.d": "fever " * 90,
 }
 Run = Callable[..., Any]
 
@@ -91,7 +91,12 @@ def test_a_folder_becomes_a_table(run: Run, place: Path, tmp_path: Path, kind: s
     table = tmp_path / f"new/codes.{kind}"
     told = run(*common, "--out", table, "--all", "--json")
     assert told.code == 0, told.err
-    assert told.json == {"table": str(table), "notes": 4, "threshold_source": "per code, tuned on val", "failed": []}
+    lost = [load_coder(place / "m").encode(text).truncated_words for text in NOTES.values()]
+    assert told.json == {
+        "table": str(table), "notes": 4, "threshold_source": "per code, tuned on val", "failed": [],
+        "truncated": {"notes": sum(n > 0 for n in lost), "words": sum(lost)},
+    }  # fmt: skip
+    assert f"{sum(lost)} words were not read" in told.err
     assert "1 files that are not .txt" in told.err
     assert table.stat().st_mode & 0o077 == 0
     assert os.listdir(tmp_path / "new") == [table.name]
