@@ -28,6 +28,7 @@ def planted(
     shortcut: Annotated[
         str | None, typer.Option(help="Plant a harmless word: CODE:WORD:RATE_WITH_CODE:RATE_WITHOUT.")
     ] = None,
+    codes: Annotated[int, typer.Option(help="Codes: 50, or a long tail of invented ones besides, such as 8929.")] = 50,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     json: Json = False,
@@ -37,6 +38,7 @@ def planted(
     Example: [bold]hilat corpus planted --out corpora/planted --length paper --shortcut 428.0:lavender:0.8:0.05[/]
     """
     from hilat.corpora.planted import PlantedSettings, Shortcut, make_planted
+    from hilat.corpora.planted_many import with_invented_codes
 
     planted_shortcut = None
     if shortcut:
@@ -60,7 +62,7 @@ def planted(
         decoy_rate=decoy_rate,
         shortcut=planted_shortcut,
     )
-    _write(make_planted(settings), out_folder, overwrite, json)
+    _write(with_invented_codes(make_planted(settings), codes, seed=seed), out_folder, overwrite, json)
 
 
 @app.command("codiesp")
