@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hilat.admissions import Admission, CodeBook, EvidenceSpan, HilatError
 from hilat.sections import find_sections
-from reports.page import OUTCOME_ORDER, CodeNotes, CodeView, Layer, ReportPage, SectionView, Span
+from reports.page import OUTCOME_ORDER, CodeNotes, CodeView, Layer, NoteView, ReportPage, SectionView, Span
 
 AFTER_LAST_CHUNK = "after the last chunk"
 NO_ROOM = "no room in its chunk, or no token"
@@ -135,6 +135,7 @@ def build_page(
         synthetic=run.synthetic,
         notes=run.notes,
         sections=_sections(admission.text, reading),
+        parts=_parts(admission),
     )
 
 
@@ -153,6 +154,14 @@ def _sections(text: str, reading: Reading) -> tuple[SectionView, ...]:
     ranks = sorted(int(f[0]) for f in first if len(f))
     places = [ranks.index(int(f[0])) if len(f) else -1 for f in first]
     return tuple(SectionView(s.title, s.start, s.end, place) for s, place in zip(found, places, strict=True))
+
+
+def _parts(admission: Admission) -> tuple[NoteView, ...]:
+    """Where the notes of an admission of several begin; none for one note."""
+    if len(admission.notes) < 2:
+        return ()
+    kinds = (" · ".join(filter(None, (note.category.strip(), note.description.strip()))) for note in admission.notes)
+    return tuple(NoteView(note.start, kind) for note, kind in zip(admission.notes, kinds, strict=True))
 
 
 def _unseen(reading: Reading, chunk_of: NDArray[np.int64]) -> tuple[Span, ...]:

@@ -76,12 +76,16 @@ def note_html(page: ReportPage, first: CodeView | None, reasons: Sequence[str]) 
     """The note as markup whose text is the note: `<i>` a word, `<u>` an unseen piece, `<b>` a gap inside a span.
 
     The words carry the shades and lines of `first`. The text is cut at every span of every code and at every section, so
-    that the page's script only ever changes classes. Chunk numbers are drawn by the style sheet and are not text.
+    that the page's script only ever changes classes. Chunk numbers and the kinds of several notes are drawn by the style sheet
+    and are not text.
     """
     text = page.text
     inside = {(s, e) for v in page.codes for s, e, _ in (*v.evidence, *v.decoys, *v.notes.keywords)}
     covered = _coverage(sorted(inside), len(text))
-    within = sorted({offset for span in inside for offset in span})  # where a word, a piece or a gap may be cut
+    borders = border_marks(page)
+    within = sorted(
+        {*borders, *(offset for span in inside for offset in span)}
+    )  # where a word, a piece or a gap may be cut
     boxes = [] if first is None else boxes_of(first)
     boxed = box_classes(boxes, _cuts(page, inside)) if boxes else {}
     special = [m.start() for m in _NEEDS_ESCAPE.finditer(text)]
@@ -98,6 +102,8 @@ def note_html(page: ReportPage, first: CodeView | None, reasons: Sequence[str]) 
         """One element, or bare text without a tag, for each piece between the cuts at start and end."""
         stops = within[bisect_right(within, start) : bisect_left(within, end)] if within else ()
         for stop in (*stops, end):
+            if start in borders:
+                out.append(borders[start])
             piece = text[start:stop]
             if special and bisect_left(special, start) < bisect_left(special, stop):  # most pieces are words or a space
                 piece = str(escape(piece))
@@ -126,7 +132,17 @@ def _cuts(page: ReportPage, inside: set[tuple[int, int]]) -> list[int]:
     cuts.update(offset for span in page.words for offset in span)
     cuts.update(offset for s, e, _ in page.unseen for offset in (s, e))
     cuts.update(offset for span in inside for offset in span)
+    cuts.update(part.start for part in page.parts)
     return sorted(cuts)
+
+
+def border_marks(page: ReportPage) -> dict[int, str]:
+    """Where each of several notes begins -> an element without text that tells which one, for the style sheet to draw."""
+    marks = {}
+    for n, part in enumerate(page.parts, 1):
+        says = escape(f"Note {n} of {len(page.parts)}" + (f" · {part.kind}" if part.kind else ""))
+        marks[part.start] = f'<span role="separator" aria-label="{says}" data-note="{says}"></span>'
+    return marks
 
 
 def _word_classes(view: CodeView | None, n: int) -> list[str]:

@@ -79,6 +79,14 @@ class SectionView:
 
 
 @dataclass(frozen=True, slots=True)
+class NoteView:
+    """Where a note of an admission of several begins in the raw text, and what kind of note it is; "" if unknown."""
+
+    start: int
+    kind: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class CodeView:
     """One code as the page shows it for one admission.
 
@@ -151,6 +159,7 @@ class ReportPage:
     empty chunk. unseen: (start, end, reason) of what the model did not read. codes: in the order of the list.
     n_tokens: tokens that belong to words. threshold: how the threshold was chosen. model: which model, which run.
     notes: sentences told under the header. sections: together the whole text, in order; () where it has no headings. previous, next: hadm_id of the neighbours.
+    parts: where each note begins, in order, for an admission of several; () for one.
     synthetic: the note was invented, so the page is not protected health information.
     """
 
@@ -168,6 +177,7 @@ class ReportPage:
     synthetic: bool = False
     notes: tuple[str, ...] = ()
     sections: tuple[SectionView, ...] = ()
+    parts: tuple[NoteView, ...] = ()
     previous: str | None = None
     next: str | None = None
 
@@ -187,6 +197,11 @@ class ReportPage:
             )
         if any(not 0 <= chunk < len(self.chunk_words) for chunk in self.word_chunks):
             raise HilatError(f"{here} has a word outside its {len(self.chunk_words)} chunks; count chunks from 0")
+        starts = [part.start for part in self.parts]
+        if starts != sorted(set(starts)) or any(not 0 <= start < max(1, len(self.text)) for start in starts):
+            raise HilatError(
+                f"{here} has notes that begin out of order or outside its text; expected raw order; sort them"
+            )
         if len({view.code for view in self.codes}) != len(self.codes):
             raise HilatError(f"{here} lists a code twice; expected each code once; check the code book")
         for view in self.codes:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from hilat.sections import HEADINGS
-from reports.page import CodeView, ReportPage, SectionView, Span
+from reports.page import CodeView, NoteView, ReportPage, SectionView, Span
 
 BLOCK = "▪▪▪"  # stands for any word, however long, so that lengths tell nothing
 
@@ -16,13 +16,16 @@ def without_text(page: ReportPage) -> ReportPage:
     """The page with every word replaced by the same block and white space by a single space or line break.
 
     All ranges move along. Headings of sections stay where they come from the fixed list; the line of birth date and sex,
-    which counts as a heading too, does not. Keywords keep the term of the code's description that matched.
+    which counts as a heading too, does not. Keywords keep the term of the code's description that matched. Notes of an admission keep their number, not their
+    kind.
     """
     spans = [*page.words, *((s, e) for s, e, _ in page.unseen), *((s.start, s.end) for s in page.sections)]
     for view in page.codes:
         spans += [(s, e) for s, e, _ in (*view.evidence, *view.decoys, *view.notes.keywords)]
         spans += [(cue.start, cue.end) for cue in view.notes.cues if cue.start >= 0]
-    cuts = sorted({0, len(page.text), *(offset for span in spans for offset in span)})
+    cuts = sorted(
+        {0, len(page.text), *(offset for span in spans for offset in span), *(part.start for part in page.parts)}
+    )
     pieces = [_blocked(page.text[start:end]) for start, end in pairwise(cuts)]
     at, ends = 0, [0]
     for piece in pieces:
@@ -49,6 +52,7 @@ def without_text(page: ReportPage) -> ReportPage:
         words=tuple((moved(s), moved(e)) for s, e in page.words),
         unseen=several(page.unseen),
         sections=tuple(SectionView(_heading(s.title), moved(s.start), moved(s.end), s.place) for s in page.sections),
+        parts=tuple(NoteView(moved(part.start)) for part in page.parts),
         codes=tuple(view_of(view) for view in page.codes),
     )
 

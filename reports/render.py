@@ -135,7 +135,8 @@ def _render(page: ReportPage, neighbours: Neighbours, plan: Detail, passages: di
         found.append(parts)
         payloads.append(code_payload(view, page, parts, units, plan.words_per_code if shaded else 0))
     first_view = None if first is None else shown[first] if with_scores[first] else _unshaded(shown[first])
-    style = asset("report.css") + asset("page.css") + _strip_style(page)
+    borders = asset("borders.css") if page.parts else ""
+    style = asset("report.css") + asset("page.css") + borders + _strip_style(page)
     script = asset("page.js") + asset("page_tools.js")
     methods = page.methods
     return (
