@@ -129,3 +129,16 @@ def test_what_is_wrong_is_said(coder, make_coder, note):  # type: ignore[no-unty
     assert CodingPipeline(make_coder(chunk_attention="max"))(note, top_k=1, evidence=0)[0].evidence == ()
     occluded = CodingPipeline(make_coder(chunk_attention="max"))(note, top_k=1, method="input_x_gradient")
     assert occluded[0].evidence
+
+
+def test_attention_takes_no_further_pass_of_the_encoder(coder, note, other_note, monkeypatch):  # type: ignore[no-untyped-def]
+    passes = []
+    hook = coder.model.encoder.register_forward_hook(lambda *_: passes.append(0))
+    try:
+        for at_once, evidence, expected in ((True, 0, 1), (True, 5, 1), (False, 5, 3)):
+            passes.clear()
+            monkeypatch.setattr(explain.pipeline, "_AT_ONCE", 2**29 if at_once else 0)
+            CodingPipeline(coder, top_k=2, evidence=evidence)([note, other_note])
+            assert len(passes) == expected  # one for both, and one for each where the attention is asked for afterwards
+    finally:
+        hook.remove()
