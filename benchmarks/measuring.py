@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
+Measured = TypeVar("Measured")
 _CLEAR = Path("/proc/self/clear_refs")
 
 
@@ -24,13 +25,13 @@ def cpu_medians(steps: Mapping[str, Callable[[], Any]], runs: int) -> dict[str, 
     return {way: median(values) for way, values in taken.items()}
 
 
-def in_new_process(measure: Callable[..., float], *arguments: object) -> float | None:
+def in_new_process(measure: Callable[..., Measured], *arguments: object) -> Measured | None:
     """What `measure` gives in a process of its own; None where resident memory is not told (outside Linux)."""
     if not _CLEAR.exists():
         return None
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        peak: float = pool.apply(measure, arguments)
-    return peak
+        found: Measured = pool.apply(measure, arguments)
+    return found
 
 
 def peak_megabytes(step: Callable[[], Any]) -> float:
@@ -41,6 +42,11 @@ def peak_megabytes(step: Callable[[], Any]) -> float:
     peak = (_status("VmHWM") - before) / 1e3
     del kept
     return peak
+
+
+def resident_peak_megabytes() -> float:
+    """The highest resident memory of this process so far, in MB (10^6 bytes)."""
+    return _status("VmHWM") / 1e3
 
 
 def _status(name: str) -> float:
