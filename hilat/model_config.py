@@ -110,7 +110,7 @@ def longest_chunk(encoder: PreTrainedConfig) -> int | None:
     if not isinstance(positions, int) or positions <= 0:
         return None
     if encoder.model_type == "big_bird" and positions >= encoder.block_size:
-        return positions - positions % encoder.block_size
+        return positions - positions % int(encoder.block_size)
     return positions - (encoder.pad_token_id + 1) if encoder.model_type in OFFSET_POSITIONS else positions
 
 
