@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from explain.hilat_target import HilatTarget
-from explain.methods import METHODS, checked_methods
+from explain.methods import METHODS, checked_methods, reads_states
 from explain.subject import MethodOptions, Subject
 from explain.table import Explained
 from hilat.admissions import Admission
@@ -62,7 +62,8 @@ def collect(
 ) -> Iterator[Explained]:
     """One Explained per admission, in order: predictions in windows (`hilat.coder.predict`), then every method on every note.
 
-    Only a window of admissions is held. workers: processes that clean and tokenise ahead.
+    Only a window of admissions is held, with the hidden states of its predictions where a method reads them: attention costs
+    no second pass. workers: processes that clean and tokenise ahead.
 
     Raises:
         HilatError: for an unknown method or code, or a method that this model does not allow.
@@ -73,13 +74,19 @@ def collect(
     # Chunk attention for the tables; token attention of the chosen codes only is the methods' own affair.
     given, ahead = tee(admissions)
     predictions = predict(
-        coder, ahead, batch_size=batch_size, attentions=not pooled, attention_codes=(), workers=workers
+        coder,
+        ahead,
+        batch_size=batch_size,
+        attentions=not pooled,
+        attention_codes=(),
+        hidden=any(map(reads_states, methods)),
+        workers=workers,
     )
     for admission, prediction in zip(given, predictions, strict=True):
         gold = coder.code_book.targets([admission.codes])[0] > 0.5  # (K,)
         predicted = prediction.probabilities >= coder.thresholds  # (K,)
         columns = chosen_columns(choices, coder, predicted, gold)
-        subject = Subject(target, prediction.document, admission.text, columns, options)
+        subject = Subject(target, prediction.document, admission.text, columns, options, prediction.hidden)
         yield explained(coder, admission, prediction, {name: METHODS[name].scores(subject) for name in methods} if columns else {}, columns)  # fmt: skip
 
 

@@ -133,8 +133,8 @@ class HilatTarget:
         weights = masked_softmax(terms[..., 0].transpose(1, 2), kept[:, None, :])  # (S, K, C)
         return (weights * terms[..., 1].transpose(1, 2)).sum(dim=-1) + self._head["classifier"]["bias"]
 
-    def frozen(self, document: EncodedDocument) -> FrozenStates:
-        """The states of one forward pass, without gradients."""
+    def frozen(self, document: EncodedDocument, hidden: Tensor | None = None) -> FrozenStates:
+        """The states of one forward pass, without gradients; from hidden (C, T', D) where the encoder's are known."""
         model = self.coder.model
         if model.config.chunk_attention in ("max", "flat"):
             raise HilatError(
@@ -146,20 +146,20 @@ class HilatTarget:
         seen = self._seen(inputs["attention_mask"]) & kept[:, None]  # (C, T)
         with torch.no_grad():
             rows = {name: values[kept] for name, values in inputs.items()}
-            read = self._encode(rows)  # (N, T', D)
+            read = self._encode(rows) if hidden is None else hidden[kept]  # (N, T', D)
             vectors, weights = self._token_attention(
                 read, seen[kept][:, : read.shape[1]], np.flatnonzero(kept.cpu().numpy())
             )
             chunks, tokens = document.input_ids.shape
-            hidden = read.new_zeros((chunks, tokens, read.shape[-1]))
-            hidden[kept, : read.shape[1]] = read
+            states = read.new_zeros((chunks, tokens, read.shape[-1]))
+            states[kept, : read.shape[1]] = read
             token_attention = weights.new_zeros((chunks, len(self.codes), tokens))
             token_attention[kept, :, : read.shape[1]] = weights
             stacked = vectors.new_zeros((chunks, *vectors.shape[1:]))  # (C, K, D)
             stacked[kept] = vectors
             chunk_attention = self._chunk_attention(stacked.transpose(0, 1)[None], kept)[0]  # (K, C)
         return FrozenStates(
-            hidden,
+            states,
             seen,
             kept,
             token_attention.transpose(0, 1),  # (K, C, T)

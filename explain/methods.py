@@ -181,7 +181,7 @@ def _frequent_words(subject: Subject) -> WordScores:
 def _other_code(subject: Subject) -> WordScores:
     columns = other_columns(subject.document.hadm_id, subject.columns, len(subject.target.codes), subject.options.seed)
     wanted = sorted(set(columns))
-    others = Subject(subject.target, subject.document, subject.text, wanted, subject.options)
+    others = Subject(subject.target, subject.document, subject.text, wanted, subject.options, subject.hidden)
     rows = [wanted.index(k) for k in columns]
     found = others.on_words(others.attention, False, "attention")
     return WordScores(found.scores[rows], False, "nothing", found.outside[rows], None, subject.chunks)
@@ -222,6 +222,11 @@ METHODS: dict[str, Method] = {
     "frequent_words": Method("control", "how often the word occurs in the note", _frequent_words),
     "other_code": Method("control", "the attention of another code, drawn at random", _other_code),
 }
+
+
+def reads_states(name: str) -> bool:
+    """Whether a method looks at the states of a plain forward pass (`Subject.states`)."""
+    return METHODS[name].family in ("attention", "combined") or name == "other_code"
 
 
 def checked_methods(names: Sequence[str]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from explain.attention import global_token_attention
 from explain.gradients import Baseline, TokenScores, input_x_gradient, saliency
@@ -70,7 +71,8 @@ class WordScores:
 class Subject:
     """A note, its model and the columns of the codes to explain, with the states that several methods need.
 
-    target: the model with all K codes. part: the same, of the k codes only.
+    target: the model with all K codes. part: the same, of the k codes only. hidden: the encoder's last states (C, T', D) of
+    the note, where a prediction has left them.
     """
 
     def __init__(
@@ -80,12 +82,14 @@ class Subject:
         text: str,
         columns: Sequence[int],
         options: MethodOptions = MethodOptions(),
+        hidden: Tensor | None = None,
     ) -> None:
         self.target = target
         self.document = document
         self.text = text
         self.columns = [int(k) for k in columns]
         self.options = options
+        self.hidden = hidden
         self.part = target.restricted(self.columns)
 
     @property
@@ -105,8 +109,8 @@ class Subject:
 
     @cached_property
     def states(self) -> FrozenStates:
-        """One forward pass, frozen."""
-        return self.part.frozen(self.document)
+        """One forward pass, frozen: that of the prediction where it left its states."""
+        return self.part.frozen(self.document, self.hidden)
 
     @cached_property
     def token_attention(self) -> NDArray[np.float64]:

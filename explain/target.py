@@ -125,8 +125,11 @@ class Target(Protocol):
         """What `logits` gives, (S, K), from the chunks' terms (S, C, K, M) and the chunks that are read, (S, C)."""
         ...
 
-    def frozen(self, document: EncodedDocument) -> FrozenStates:
-        """The states of one forward pass, without gradients; HilatError for a model without chunk attention."""
+    def frozen(self, document: EncodedDocument, hidden: Tensor | None = None) -> FrozenStates:
+        """The states of one forward pass, without gradients; HilatError for a model without chunk attention.
+
+        hidden: the encoder's last states of the document, (C, T', D), where they are known already: no pass then.
+        """
         ...
 
     def encoder_attentions(self, document: EncodedDocument) -> Tensor:

@@ -94,7 +94,8 @@ class Prediction:
     """What the model says of one document: (K,) logits and probabilities, and its attentions when asked for.
 
     cleaned: the words that the model was given, and what was dropped. token_attention (K, C, T), or (k, C, T) of the codes
-    asked for, and chunk_attention (K, C) as in equations 2 and 6; None when not asked for or not had.
+    asked for, and chunk_attention (K, C) as in equations 2 and 6; None when not asked for or not had. hidden (C, T', D): the
+    encoder's last states, on the model's device, when asked for; T' is T, or less where the rest is padding.
     """
 
     document: EncodedDocument
@@ -103,6 +104,7 @@ class Prediction:
     probabilities: NDArray[np.float64]
     token_attention: NDArray[np.float32] | None = None
     chunk_attention: NDArray[np.float32] | None = None
+    hidden: torch.Tensor | None = None
 
 
 def forward(
@@ -111,10 +113,11 @@ def forward(
     *,
     attentions: bool = False,
     attention_codes: Sequence[int] | None = None,
+    hidden: bool = False,
 ) -> HilatOutput:
     """One pass without gradients over a batch of documents, on the model's device.
 
-    attention_codes: columns whose token attention is kept, with attentions; None for all.
+    attention_codes: columns whose token attention is kept, with attentions; None for all. hidden: with hidden states.
     """
     device = next(model.parameters()).device
     batch = {name: tensor.to(device) for name, tensor in collate(documents).items()}
@@ -122,7 +125,9 @@ def forward(
     model.eval()  # type: ignore[no-untyped-call]
     try:
         with torch.no_grad():
-            output: HilatOutput = model(**batch, output_attentions=attentions, attention_codes=attention_codes)
+            output: HilatOutput = model(
+                **batch, output_attentions=attentions, attention_codes=attention_codes, output_hidden=hidden
+            )
     finally:
         model.train(was_training)
     return output
@@ -135,6 +140,7 @@ def predict(
     batch_size: int = 8,
     attentions: bool = False,
     attention_codes: Sequence[int] | None = None,
+    hidden: bool = False,
     workers: int = 0,
 ) -> Iterator[Prediction]:
     """Predictions in the order of the admissions, window by window, so that a split never has to fit in memory.
@@ -145,7 +151,8 @@ def predict(
 
     attentions: with chunk attention of all codes, and token attention of the columns `attention_codes` (None: of all,
     which takes batch_size x K x C x T numbers, 1.5 GB at 8,929 codes, 10 chunks of 512 and a batch of 8; a window is then
-    one batch). workers: processes that clean and tokenise ahead (see `hilat.tokens.token_texts`).
+    one batch). hidden: with the encoder's last states, those of a window at a time (16 notes of 10 chunks of 512 at a width of
+    768: 250 MB). workers: processes that clean and tokenise ahead (see `hilat.tokens.token_texts`).
     """
     whole = attentions and attention_codes is None
     window = batch_size if whole else max(batch_size, WINDOW)
@@ -154,7 +161,15 @@ def predict(
         found: dict[int, Prediction] = {}
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size].tolist()
-            made = _predict_batch(coder, [documents[n] for n in batch], attentions, attention_codes)
+            inputs = [documents[n] for n in batch]
+            output = forward(
+                coder.model,
+                [document for document, _ in inputs],
+                attentions=attentions,
+                attention_codes=attention_codes,
+                hidden=hidden,
+            )
+            made = _predictions(inputs, output)
             found.update(zip(batch, made, strict=True))
         yield from (found.pop(n) for n in range(len(documents)))
 
@@ -173,14 +188,7 @@ def _windows(
     return iter(lambda: list(islice(stream, window)), [])
 
 
-def _predict_batch(
-    coder: Coder,
-    documents: Sequence[tuple[EncodedDocument, CleanText]],
-    attentions: bool,
-    attention_codes: Sequence[int] | None,
-) -> Iterator[Prediction]:
-    inputs = [document for document, _ in documents]
-    output = forward(coder.model, inputs, attentions=attentions, attention_codes=attention_codes)
+def _predictions(documents: Sequence[tuple[EncodedDocument, CleanText]], output: HilatOutput) -> Iterator[Prediction]:
     assert output.logits is not None
     logits = output.logits.double().cpu()  # (B, K)
     probabilities = torch.sigmoid(logits)
@@ -194,6 +202,7 @@ def _predict_batch(
             probabilities[b].numpy(),
             None if token is None else token[b],  # (K or k, C, T)
             None if chunk is None else chunk[b],  # (K, C)
+            None if output.hidden is None else output.hidden[b],  # (C, T', D)
         )
 
 

@@ -50,13 +50,15 @@ class HilatOutput(ModelOutput):
 
     token_attention (B, K, C, T), equation 2: sums to 1 over the real tokens of each chunk that was read, 0 in empty
     chunks. chunk_attention (B, K, C), equation 6: sums to 1 over the chunks; the equal weights of "mean"; None for
-    "max" and "flat". Both are float32 (float64 in a float64 model).
+    "max" and "flat". Both are float32 (float64 in a float64 model). hidden (B, C, T', D): the encoder's last states, T' the
+    longest chunk; zeros where nothing was encoded.
     """
 
     loss: Tensor | None = None
     logits: Tensor | None = None
     token_attention: Tensor | None = None
     chunk_attention: Tensor | None = None
+    hidden: Tensor | None = None
 
 
 class HilatModel(PreTrainedModel):  # type: ignore[no-untyped-call]
@@ -186,8 +188,9 @@ class HilatModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         inputs_embeds: Tensor | None = None,
         output_attentions: bool = False,
         attention_codes: Sequence[int] | None = None,
+        output_hidden: bool = False,
     ) -> HilatOutput:
-        """Logits, the loss when labels are given, and the attentions when asked for.
+        """Logits, the loss when labels are given, and the attentions and hidden states when asked for.
 
         input_ids, attention_mask, token_type_ids: (B, C, T). Without token_type_ids, XLNet gets those of its chunks
             (0 for text, 2 for the closing <cls>, 3 for padding), the others their default.
@@ -232,6 +235,8 @@ class HilatModel(PreTrainedModel):  # type: ignore[no-untyped-call]
             output["token_attention"] = placed.place(padded, 0.0).transpose(1, 2)  # (B, K, C, T)
             if found.chunk_weights is not None:
                 output["chunk_attention"] = found.chunk_weights
+        if output_hidden:
+            output["hidden"] = placed.place(hidden, 0.0)  # (B, C, T', D)
         return output
 
     def _apply_head(self, hidden: Tensor, rows: Rows, keep: Tensor | None, asked: Asked) -> HeadOutput:
