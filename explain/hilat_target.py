@@ -15,6 +15,7 @@ from torch.func import functional_call
 from explain.target import Filler, FrozenStates, HeadOutput
 from hilat.admissions import Admission, HilatError
 from hilat.attention import chunk_scores, masked_softmax, pool_chunks
+from hilat.chunk_rows import encode_by_length, has_hooks
 from hilat.coder import Coder
 from hilat.encoding import SPECIAL_TOKENS, EncodedDocument, collate
 from hilat.model import HilatModel
@@ -209,12 +210,10 @@ class HilatTarget:
     def _encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Hidden states (N, T', D); padding beyond the longest chunk is cut unless the model attends to it."""
         given = {name: inputs[name] for name in _ENCODER_INPUTS if name in inputs}
-        if not self.coder.model.config.attend_padding:
-            mask = given["attention_mask"]
-            length = int((mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).max())
-            given = {name: values[:, :length] for name, values in given.items()}
-        with _frozen_parameters(self.coder.model.encoder):
-            return self.coder.model.encode_chunks(given)
+        model = self.coder.model
+        cut, watched = not model.config.attend_padding, has_hooks(model.encoder)
+        with _frozen_parameters(model.encoder):
+            return encode_by_length(model.encode_chunks, given, cut=cut, in_one_call=watched)
 
     def _seen(self, mask: Tensor) -> Tensor:
         return torch.ones_like(mask, dtype=torch.bool) if self.coder.model.config.attend_padding else mask.bool()
