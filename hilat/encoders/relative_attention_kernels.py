@@ -86,15 +86,15 @@ def forward(
         mark_i = tl.load(marks + row, mask=row < tokens, other=-1)
         apart = tl.sum((q + _vector(vectors, 2, h, width, E)) * _vector(vectors, 3, h, width, E), 1)
     near = r + h * E
-    low = tl.dot(qr, tl.trans(_rows(near, tokens - i0 - N, 2 * tokens, width, N, E)))
     best = tl.full([N], -1e30, tl.float32)
     total = tl.zeros([N], tl.float32)
     mixed = tl.zeros([N, E], tl.float32)
     for j0 in range(0, tokens, N):
+        # Not kept from the block before, though it is that one's `high`: Triton 3.6 then gives wrong sums for E = 64.
+        low = tl.dot(qr, tl.trans(_rows(near, tokens - i0 + j0 - N, 2 * tokens, width, N, E)))
         high = tl.dot(qr, tl.trans(_rows(near, tokens - i0 + j0, 2 * tokens, width, N, E)))
         k = _rows(chunk + width, j0, tokens, 3 * width, N, E)
         s = tl.dot(qc, tl.trans(k)) + _turned(tl.where(m[:, None] + m[None, :] < N, high, low), False, N)
-        low = high
         if MARKED:
             if (mark < 0) | (mark != tl.load(blocks + j0 // N)):
                 s = _marked(s, apart, mark_i, marks, i0, j0, tokens, N)
@@ -154,13 +154,12 @@ def backward_scores(
     own = tl.sum(down.to(tl.float32) * whole, 1)
     norm = tl.load(lse + tl.program_id(1) * tokens + row, mask=inside, other=0.0)
     near = r + h * E
-    low = tl.dot(qr, tl.trans(_rows(near, tokens - i0 - N, 2 * tokens, width, N, E)))
     grid = (tl.program_id(1).to(tl.int64) * tokens + row) * tokens
     for j0 in range(0, tokens, N):
+        low = tl.dot(qr, tl.trans(_rows(near, tokens - i0 + j0 - N, 2 * tokens, width, N, E)))
         high = tl.dot(qr, tl.trans(_rows(near, tokens - i0 + j0, 2 * tokens, width, N, E)))
         k = _rows(chunk + width, j0, tokens, 3 * width, N, E)
         s = tl.dot(qc, tl.trans(k)) + _turned(tl.where(m[:, None] + m[None, :] < N, high, low), False, N)
-        low = high
         if MARKED:
             if (mark < 0) | (mark != tl.load(blocks + j0 // N)):
                 s = _marked(s, apart, mark_i, marks, i0, j0, tokens, N)

@@ -27,6 +27,7 @@ from torch.autograd.function import once_differentiable
 from hilat.encoders import relative_attention_kernels as kernels
 
 BLOCK = 64  # queries and keys of a block
+_LAUNCH = {"num_warps": 4, "num_stages": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +105,7 @@ class TritonAttention(torch.autograd.Function):
         # What half precision cuts off the output. The slopes of scores are small differences of large numbers, one of which
         # is the output times its slope: without the rest, gradients of queries and keys are off by tens of per cent.
         rest = torch.empty_like(out) if any(ctx.needs_input_grad) else None
-        kernels.forward[grid](
-            qkv, r, vectors, out=out, rest=rest, lse=lse, num_warps=4, num_stages=2, **_given(scores, qkv)
-        )
+        kernels.forward[grid](qkv, r, vectors, out=out, rest=rest, lse=lse, **_LAUNCH, **_given(scores, qkv))
         ctx.save_for_backward(qkv, r, vectors, out, rest, lse)
         ctx.scores = scores
         return out
@@ -127,7 +126,7 @@ class TritonAttention(torch.autograd.Function):
         to_others = torch.empty_like(lse) if given["MARKED"] else None  # (B, H, T)
         kernels.backward_scores[grid](
             qkv, r, vectors, out=out, rest=rest, lse=lse, slope=slope, weights=weights, to_scores=to_scores, to_others=to_others,
-            num_warps=4, num_stages=2, **given,
+            **_LAUNCH, **given,
         )  # fmt: skip
         sizes = {"tokens": tokens, "heads": heads, "E": size, "N": BLOCK}
         kernels.backward_queries[grid](
@@ -139,11 +138,10 @@ class TritonAttention(torch.autograd.Function):
             to_qkv,
             sums,
             MARKED=given["MARKED"],
-            num_warps=4,
-            num_stages=2,
+            **_LAUNCH,
             **sizes,
         )
-        kernels.backward_keys[grid](qkv, vectors, slope, to_qkv, weights, to_scores, num_warps=4, num_stages=2, **sizes)
+        kernels.backward_keys[grid](qkv, vectors, slope, to_qkv, weights, to_scores, **_LAUNCH, **sizes)
         to_r = None
         if ctx.needs_input_grad[1]:
             parts = max(1, min(chunks, 8))

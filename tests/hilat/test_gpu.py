@@ -70,13 +70,16 @@ def slow_attention(qkv: Tensor, r: Tensor, vectors: Tensor, kinds: Tensor, seen:
 
 @pytest.mark.parametrize("tokens", [64, 100, 256])
 @pytest.mark.parametrize("marks", ["none", "hilat", "mixed"])
-def test_the_attention_kernels_are_the_equations(tokens: int, marks: str) -> None:
+@pytest.mark.parametrize(("dtype", "size", "bound"), [(torch.float32, 32, 3e-3), (torch.bfloat16, 64, 0.01)])
+def test_the_attention_kernels_are_the_equations(
+    tokens: int, marks: str, dtype: torch.dtype, size: int, bound: float
+) -> None:
     from hilat.encoders.relative_attention_triton import Marks, Scores, TritonAttention
 
     torch.manual_seed(0)
-    qkv = torch.randn((3, tokens, 3, 2, 32), device="cuda", requires_grad=True)
-    r = torch.randn((2 * tokens, 2, 32), device="cuda", requires_grad=True)
-    vectors = torch.randn((4, 2, 32), device="cuda", requires_grad=True)
+    qkv = torch.randn((3, tokens, 3, 2, size), device="cuda").to(dtype).requires_grad_()
+    r = torch.randn((2 * tokens, 2, size), device="cuda").to(dtype).requires_grad_()
+    vectors = torch.randn((4, 2, size), device="cuda", requires_grad=True)
     kinds = torch.zeros((3, tokens), dtype=torch.long, device="cuda")
     seen = torch.ones((3, tokens), dtype=torch.bool, device="cuda")
     if marks == "hilat":
@@ -86,17 +89,17 @@ def test_the_attention_kernels_are_the_equations(tokens: int, marks: str) -> Non
         kinds = torch.randint(0, 3, kinds.shape, device="cuda")
         seen[1, ::3] = False
     marked = None if marks == "none" and tokens % 64 == 0 else Marks.of(kinds, seen, qkv)
-    found = TritonAttention.apply(qkv, r, vectors, Scores(32**-0.5, marked, 0.0, 0))
+    found = TritonAttention.apply(qkv, r, vectors, Scores(size**-0.5, marked, 0.0, 0))
     exact = [tensor.detach().double().requires_grad_() for tensor in (qkv, r, vectors)]
     expected = slow_attention(*exact, kinds, seen)
-    assert gap(found, expected) < 3e-3  # products of float32 numbers are taken in TF32, with 10 bits
+    assert gap(found, expected) < bound  # products of float32 numbers are taken in TF32, with 10 bits; bfloat16 has 7
     down = torch.randn_like(found)
     slopes = torch.autograd.grad(found, (qkv, r, vectors), down)
     for slope, other in zip(
         slopes, torch.autograd.grad(expected, exact, down.double(), allow_unused=True), strict=True
     ):
         assert other is not None
-        assert gap(slope, other) < 3e-3
+        assert gap(slope, other) < bound
 
 
 @pytest.mark.parametrize("tokens", [64, 100, 512])
@@ -124,7 +127,7 @@ def test_a_whole_xlnet_is_as_near_as_transformers_own_in_the_same_type(tokens: i
     assert "Triton" in encoder_path(ours)
     assert set(gaps["auto"]) == {*slopes, "output"}
     worse = {
-        name: (own, gaps["plain"][name]) for name, own in gaps["auto"].items() if own > 1.5 * gaps["plain"][name] + 0.01
+        name: (own, gaps["plain"][name]) for name, own in gaps["auto"].items() if own > 3 * gaps["plain"][name] + 0.01
     }
     assert not worse
 
