@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from hilat.metrics import checked
 
+_BLOCK = 1_000_000  # scores that are counted at a time
+
 How = Literal["global", "per_code"]
 
 
@@ -56,14 +58,20 @@ def best_cut(scores: NDArray[np.float64], truth: NDArray[np.bool_]) -> tuple[flo
     positives = int(truth.sum())
     if positives == 0:
         return 0.5, float("nan")
-    order = np.argsort(-scores, kind="stable")
-    ranked = scores[order]
-    ends = np.flatnonzero(np.append(np.diff(ranked) != 0, True))  # last index of each run of equal scores
-    hits = np.cumsum(truth[order])[ends]
-    f1 = 2 * hits / (ends + 1 + positives)
-    below = np.append(ranked[ends[1:]], 0.0)  # the next lower score
-    cuts = (ranked[ends] + below) / 2
-    cuts = np.where(cuts > below, cuts, ranked[ends])  # neighbours too close for a midpoint
+    # Below a score without a positive there is more to give and no more hits: the best cut is at a positive's score.
+    values, here = np.unique(scores[truth], return_counts=True)  # (V,) ascending, and the positives that have each
+    up_to = np.zeros(len(values) + 1, dtype=np.int64)
+    for first in range(0, len(scores), _BLOCK):
+        place = np.searchsorted(values, scores[first : first + _BLOCK], side="right")  # how many values it reaches
+        up_to += np.bincount(place, minlength=len(up_to))
+    given = np.cumsum(up_to[::-1])[::-1][1:]  # (V,) scores at the value or above
+    hits = np.cumsum(here[::-1])[::-1]
+    f1 = 2 * hits / (given + positives)
     best = np.flatnonzero(f1 == f1.max())
+    cuts = {}
+    for i in best:
+        below = float(np.max(scores, where=scores < values[i], initial=0.0))  # the next lower score
+        middle = (values[i] + below) / 2
+        cuts[i] = middle if middle > below else values[i]  # neighbours too close for a midpoint
     nearest = min(best, key=lambda i: (abs(cuts[i] - 0.5), cuts[i]))
     return float(cuts[nearest]), float(f1[nearest])
