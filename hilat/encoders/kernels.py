@@ -11,19 +11,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.activations import GELUActivation
 
+from hilat.admissions import HilatError
+
 _LOG = logging.getLogger(__name__)
 
 
 @cache
-def missing() -> str | None:
-    """Why the kernels cannot run on this machine, or None; tried once, and logged once where they cannot."""
+def missing(size: int, dtype: torch.dtype, device: torch.device) -> str | None:
+    """Why the kernels cannot run for heads of that size, or None; tried once, and logged once where they cannot."""
     try:
         from hilat.encoders import relative_attention_triton as attention
 
-        attention.try_out()
-    except Exception as error:  # no Triton, no compiler, a GPU that it does not know
-        reason = f"Triton does not work here ({type(error).__name__})"
-        _LOG.info("XLNet's GPU kernels are not used: %s", reason)
+        attention.try_out(size, dtype, device)
+    except Exception as error:  # no Triton, no compiler, a GPU that it does not know, wrong numbers
+        reason = str(error) if isinstance(error, HilatError) else f"Triton does not work here ({type(error).__name__})"
+        _LOG.warning("XLNet's GPU kernels are not used: %s", reason)
         return reason
     return None
 

@@ -159,7 +159,8 @@ def way_of(model: FastXLNetModel, dtype: torch.dtype) -> Path:
     if device != "cuda" or size < 16 or size & (size - 1):
         return "bias"
     dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else dtype
-    return "kernel" if dtype in (torch.bfloat16, torch.float16) and kernels.missing() is None else "bias"
+    half = dtype in (torch.bfloat16, torch.float16)
+    return "kernel" if half and kernels.missing(size, dtype, model.device) is None else "bias"
 
 
 def _hidden_keys(padding: Tensor | None, states: Tensor) -> Tensor | None:

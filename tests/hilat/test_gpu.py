@@ -235,4 +235,4 @@ def test_masks_on_the_gpu_come_again_from_their_seed() -> None:
 
 
 def test_triton_works_here() -> None:
-    assert kernels.missing() is None
+    assert all(kernels.missing(size, torch.bfloat16, torch.device("cuda")) is None for size in (16, 32, 64))
