@@ -81,7 +81,8 @@ def machine() -> str:
 def show_summary(lines: Rows) -> None:
     """Print the ratios of all parts."""
     cells = [
-        [line["what"], line["plain"], line["ours"], f"{line['ratio']:.2f}", str(line.get("target", "–"))] for line in lines
+        [line["what"], line["plain"], line["ours"], f"{line['ratio']:.2f}", str(line.get("target", "–"))]
+        for line in lines
     ]
     table(machine(), ("what", "plain", "ours", "ratio", "target"), cells)
 

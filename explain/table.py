@@ -158,8 +158,9 @@ def _by_admission(file: pq.ParquetFile, wanted: set[str] | None) -> Iterator[tup
     last: tuple[str, pa.Table] | None = None
     for name, rows in _runs(file, wanted):
         if last is not None and last[0] == name:
-            rows = pa.concat_tables([last[1], rows])
-        elif last is not None:
+            last = name, pa.concat_tables([last[1], rows])
+            continue
+        if last is not None:
             yield last
         last = name, rows
     if last is not None:
