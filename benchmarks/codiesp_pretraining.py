@@ -56,6 +56,11 @@ SETTINGS = Path(__file__).with_name("codiesp.yaml")
 STARTS = ("cooccurrence", "random")
 ARMS = tuple(f"{start}{suffix}" for start in STARTS for suffix in ("", "+pretrained"))
 FRACTIONS = (1.0, 0.5, 0.25)
+# What training and pretraining share: the encoder, and how a text is read.
+OF_THE_RECIPE = (
+    "encoder", "new_layers", "new_width", "new_heads", "new_feed_forward", "new_embedding_std", "new_init_std", "new_local_heads",
+    "words", "order", "dropout",
+)  # fmt: skip
 HELD_OUT = 0.05  # of the notes are held out from pretraining, to see its loss
 
 
@@ -72,19 +77,9 @@ def pretraining(start: str, given: argparse.Namespace) -> PretrainingSettings:
     """The settings of the start's pretraining; of the encoder, those of the recipe."""
     recipe = read_settings(SETTINGS)
     return PretrainingSettings(
-        encoder=recipe.encoder,
-        new_layers=recipe.new_layers,
-        new_width=recipe.new_width,
-        new_heads=recipe.new_heads,
-        new_feed_forward=recipe.new_feed_forward,
+        **{name: getattr(recipe, name) for name in OF_THE_RECIPE},
         new_vocabulary=given.vocabulary,
         new_embeddings=start,
-        new_embedding_std=recipe.new_embedding_std,
-        new_init_std=recipe.new_init_std,
-        new_local_heads=recipe.new_local_heads,
-        words=recipe.words,
-        order=recipe.order,
-        dropout=recipe.dropout,
         sequence=recipe.tokens,
         held_out=HELD_OUT,
         held_out_sequences=300,

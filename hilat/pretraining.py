@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -30,7 +29,7 @@ from transformers import (
 
 from hilat.admissions import HilatError
 from hilat.coder import checked_device
-from hilat.files import new_folder, read_json, write_json
+from hilat.files import new_folder, write_json
 from hilat.pretraining_data import (
     HeldOutRows,
     Notes,
@@ -44,12 +43,14 @@ from hilat.pretraining_data import (
 from hilat.pretraining_models import checked_objective, decay_groups, language_model, token_loss
 from hilat.pretraining_settings import PretrainingSettings
 from hilat.pretraining_targets import Aim, Questions, vocabulary_of
+from hilat.processes import rank_and_count
 from hilat.provenance import run_record
+from hilat.runs import SETTINGS_FILE, is_begun, make_writable
 from hilat.training import Tell, Watcher, complete_checkpoint
 
 DIVERGED = "pretraining diverged: the loss is no longer a finite number; lower learning_rate or raise warmup"
 ENCODER = "encoder"  # the folder in a run folder that `hilat train` takes as its encoder
-_TRAINING, _DATA, _SETTINGS = "training", "data", "settings.json"
+_TRAINING, _DATA = "training", "data"
 _PAUSE = 0.5  # seconds between looks for what the first process prepares
 
 
@@ -170,7 +171,7 @@ def held_out_loss(model: PreTrainedModel, rows: HeldOutRows, questions: Question
     The model is in evaluation, so that nothing is drawn and the run goes on as if nothing had been measured.
     """
     device = next(model.parameters()).device
-    rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank, processes = rank_and_count()
     total = torch.zeros(2, dtype=torch.float64)
     mine = range(rank, len(rows), processes)
     was_training = model.training
@@ -264,7 +265,7 @@ def _arguments(settings: PretrainingSettings, folder: Path, device: torch.device
     )
     return TrainingArguments(
         output_dir=str(folder),
-        per_device_train_batch_size=max(1, settings.batch_size // int(os.environ.get("WORLD_SIZE", "1"))),
+        per_device_train_batch_size=max(1, settings.batch_size // rank_and_count()[1]),
         gradient_accumulation_steps=settings.accumulate,
         max_steps=steps,
         max_grad_norm=settings.max_grad_norm,
@@ -290,24 +291,9 @@ def _arguments(settings: PretrainingSettings, folder: Path, device: torch.device
 
 def _begin(out: Path, settings: PretrainingSettings, resume: bool) -> None:
     """Check that `out` may be used, and take away what a killed beginning left there."""
-    record = out / _SETTINGS
-    if int(os.environ.get("RANK", "0")) > 0:
+    if rank_and_count()[0] > 0 or is_begun(out, settings.to_dict(), resume):
         return  # the first process checks and writes for all
-    if record.exists():
-        if not resume:
-            raise HilatError(f"{out} holds a run already; pass --resume to go on with it, or another --out")
-        before = read_json(record, what="the settings of the run")["settings"]
-        changed = sorted(name for name, value in settings.to_dict().items() if before.get(name) != value)
-        if changed:
-            raise HilatError(
-                f"{out} was begun with other settings ({', '.join(changed)} differ); resume with the same ones, "
-                "or start anew with another --out"
-            )
-        return
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise HilatError(f"cannot write {out}: {error.strerror}; choose a folder that you may write to") from None
+    make_writable(out)
     for left in (out / _TRAINING, out / _DATA, *out.glob(f".{_DATA}.*")):
         shutil.rmtree(left, ignore_errors=True)
 
@@ -315,8 +301,8 @@ def _begin(out: Path, settings: PretrainingSettings, resume: bool) -> None:
 def _prepared(out: Path, notes: Notes, settings: PretrainingSettings, tell: Callable[[int], None]) -> PreparedNotes:
     """The run's notes, prepared by the first process where they are not there yet."""
     folder = out / _DATA
-    if int(os.environ.get("RANK", "0")) > 0:
-        while not (out / _SETTINGS).is_file():  # torchrun ends this process when the first one fails
+    if rank_and_count()[0] > 0:
+        while not (out / SETTINGS_FILE).is_file():  # torchrun ends this process when the first one fails
             time.sleep(_PAUSE)
         return read_prepared(folder)
     if not (folder / "data.json").is_file():
@@ -326,11 +312,11 @@ def _prepared(out: Path, notes: Notes, settings: PretrainingSettings, tell: Call
 
 def _record(out: Path, settings: PretrainingSettings, notes: Notes, prepared: PreparedNotes) -> None:
     """Write the settings and the statistics: from here on there is a run that can be resumed."""
-    if int(os.environ.get("RANK", "0")) > 0 or (out / _SETTINGS).is_file():
+    if rank_and_count()[0] > 0 or (out / SETTINGS_FILE).is_file():
         return
     write_json(out / "statistics.json", prepared.statistics)
     record = run_record("pretrain", settings.to_dict(), settings.seed)
-    write_json(out / _SETTINGS, {**record, "notes": [source.to_dict() for source in notes.sources]})
+    write_json(out / SETTINGS_FILE, {**record, "notes": [source.to_dict() for source in notes.sources]})
 
 
 def _history(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -48,7 +47,9 @@ from hilat.files import read_json, write_json
 from hilat.metrics import evaluate_codes
 from hilat.model import HilatModel
 from hilat.model_card import label_support, validation_at
+from hilat.processes import rank_and_count
 from hilat.provenance import run_record
+from hilat.runs import SETTINGS_FILE, is_begun, make_writable
 from hilat.settings import TrainingSettings
 from hilat.thresholds import tune_threshold
 
@@ -247,33 +248,19 @@ def start_model(
 def _undo(out: Path) -> None:
     """Take back what `_begin` wrote; the folder too where nothing else is in it."""
     shutil.rmtree(out / _TRAINING, ignore_errors=True)
-    (out / "settings.json").unlink(missing_ok=True)
+    (out / SETTINGS_FILE).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         out.rmdir()
 
 
 def _begin(out: Path, settings: TrainingSettings, resume: bool) -> None:
     """Check that `out` may be used and write the settings there."""
-    record = out / "settings.json"
-    if int(os.environ.get("RANK", "0")) > 0:
+    if rank_and_count()[0] > 0:
         return  # the first process checks and writes for all
-    if record.exists():
-        if not resume:
-            raise HilatError(f"{out} holds a run already; pass --resume to go on with it, or another --out")
-        before = read_json(record, what="the settings of the run")["settings"]
-        changed = sorted(name for name, value in settings.to_dict().items() if before.get(name) != value)
-        if changed:
-            raise HilatError(
-                f"{out} was begun with other settings ({', '.join(changed)} differ); resume with the same ones, "
-                "or start anew with another --out"
-            )
-    else:
+    if not is_begun(out, settings.to_dict(), resume):
         shutil.rmtree(out / _TRAINING, ignore_errors=True)
-    try:
-        (out / _TRAINING).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise HilatError(f"cannot write {out}: {error.strerror}; choose a folder that you may write to") from None
-    write_json(record, run_record("train", settings.to_dict(), settings.seed))
+    make_writable(out / _TRAINING)
+    write_json(out / SETTINGS_FILE, run_record("train", settings.to_dict(), settings.seed))
 
 
 def _trainer(
@@ -321,7 +308,7 @@ def training_arguments(
     settings: TrainingSettings, folder: Path, device: torch.device, steps: int, *, validates: bool
 ) -> TrainingArguments:
     """The Trainer's arguments that the settings describe, for a run of so many steps in `folder`."""
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    _, processes = rank_and_count()
     every = min(settings.evaluate_every, steps)
     on_gpu = device.type == "cuda"
     bf16 = settings.precision == "bf16" or (
