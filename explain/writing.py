@@ -15,15 +15,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from explain.pair_scores import pair_scores
 from explain.table import FORMAT, SCHEMAS, Explained
 from hilat.admissions import HilatError
 from hilat.coder import WINDOW
 from hilat.files import new_folder, read_json, write_json
-from hilat.metrics import evaluate_codes
 from hilat.processes import ALONE, Processes
 
 PART = WINDOW  # admissions whose explanations are written at a time: those that share batches
 _GROUP_ROWS = 100_000  # of a row group of the finished tables, where one admission has no more
+_GROUP_ADMISSIONS = 500  # of a row group; a batch of rows takes memory even where it has few of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +40,14 @@ class Run:
 
 def write_explanations(
     folder: Path,
-    hadm_ids: Sequence[str],
+    count: int,
     explain: Callable[[Sequence[slice]], Iterable[Explained]],
     manifest: Mapping[str, Any],
     run: Run,
-) -> int:
-    """Explain admissions into a folder, part by part, and return how many it holds.
+) -> None:
+    """Explain `count` admissions into a folder, part by part; what is held does not grow with their number.
 
-    hadm_ids: of all admissions, in order. explain: gives the explanations of some slices of them, one after the other.
+    explain: gives the explanations of some slices of the admissions, one after the other, in order.
     A run that is stopped leaves its finished parts beside the folder (NAME.partial); one with the same key goes on there.
     Of several processes, each explains every so-manieth part that is missing, and the first joins all of them. The folder
     itself appears when all is done.
@@ -64,32 +65,32 @@ def write_explanations(
             )
         _begin(partial, {**run.key, "part": run.part, "format": FORMAT}, run.overwrite)
     processes.wait()
-    slices = [slice(start, min(start + run.part, len(hadm_ids))) for start in range(0, len(hadm_ids), run.part)]
-    missing = [number for number in range(len(slices)) if not _part(partial, number).is_dir()]
+    starts = range(0, count, run.part)
+    missing = [number for number in range(len(starts)) if not _part(partial, number).is_dir()]
     processes.wait()  # all have seen the same parts missing
     mine = processes.share(missing)
     if mine:
-        stream = iter(explain([slices[number] for number in mine]))
-        for number in mine:
-            _write_part(_part(partial, number), hadm_ids[slices[number]], stream)
+        slices = [slice(starts[number], min(starts[number] + run.part, count)) for number in mine]
+        stream = iter(explain(slices))
+        for number, one in zip(mine, slices, strict=True):
+            _write_part(_part(partial, number), one.stop - one.start, stream)
         assert next(stream, None) is None  # no more than was asked for
     processes.wait()
     if processes.first:
         with new_folder(folder, overwrite=run.overwrite, what="explanation folder") as beside:
             for name in SCHEMAS:
-                _join(name, [_part(partial, number) for number in range(len(slices))], beside)
-            scores = _prediction_metrics(beside / "pairs.parquet", str(manifest.get("threshold_source", "")))
-            record = {**manifest, "format": FORMAT, "admissions": len(hadm_ids), "metrics": scores}
+                _join(name, (_part(partial, number) for number in range(len(starts))), beside / f"{name}.parquet")
+            scores = pair_scores(beside / "pairs.parquet")
+            record = {**manifest, "format": FORMAT, "admissions": count, "metrics": scores}
             write_json(beside / "manifest.json", record)
         shutil.rmtree(partial)
     processes.wait()
-    return len(hadm_ids)
 
 
 def unfinished(folder: Path, part: int = PART) -> int:
     """How many admissions an interrupted run of `write_explanations` has explained already."""
     partial = Path(folder).with_name(f"{Path(folder).name}.partial")
-    return part * len(list(partial.glob("part-*")))
+    return part * sum(1 for _ in partial.glob("part-*"))
 
 
 def _begin(partial: Path, key: Mapping[str, Any], overwrite: bool) -> None:
@@ -117,7 +118,7 @@ def _part(partial: Path, number: int) -> Path:
     return partial / f"part-{number:06d}"
 
 
-def _write_part(folder: Path, hadm_ids: Sequence[str], stream: Iterator[Explained]) -> None:
+def _write_part(folder: Path, count: int, stream: Iterator[Explained]) -> None:
     """The next admissions of the stream as a folder of tables; Arrow's own format, which is quick to write and to join."""
     with new_folder(folder, what="part") as beside, ExitStack() as stack:
         options = pa.ipc.IpcWriteOptions(compression="lz4")
@@ -125,50 +126,38 @@ def _write_part(folder: Path, hadm_ids: Sequence[str], stream: Iterator[Explaine
             name: stack.enter_context(pa.ipc.new_file(beside / f"{name}.arrow", schema, options=options))
             for name, schema in SCHEMAS.items()
         }
-        for hadm_id, one in zip(hadm_ids, islice(stream, len(hadm_ids)), strict=True):
-            assert one.hadm_id == hadm_id  # a part never holds another's rows
+        for _, one in zip(range(count), islice(stream, count), strict=True):
             for name, columns in _rows(one).items():
                 if len(columns["hadm_id"]):
                     files[name].write_table(pa.table(columns, schema=SCHEMAS[name]))
 
 
-def _join(name: str, parts: Sequence[Path], folder: Path) -> None:
-    """One Parquet file of the parts' tables: whole admissions in each row group, several while they are small."""
-    waiting: list[pa.RecordBatch] = []
-    with pq.ParquetWriter(folder / f"{name}.parquet", SCHEMAS[name], compression="zstd") as writer:
-
-        def write() -> None:
-            if waiting:
-                table = pa.Table.from_batches(waiting, SCHEMAS[name]).combine_chunks()
-                writer.write_table(table, row_group_size=len(table))
-                waiting.clear()
-
-        for part in parts:
-            with pa.OSFile(str(part / f"{name}.arrow")) as source, pa.ipc.open_file(source) as file:
-                for n in range(file.num_record_batches):
-                    batch = file.get_batch(n)
-                    if sum(map(len, waiting)) + len(batch) > _GROUP_ROWS:
-                        write()
-                    waiting.append(batch)
-        write()
+def _join(name: str, parts: Iterable[Path], file: Path) -> None:
+    """One Parquet file of the parts' tables, a row group at a time. Fractions, most of which differ, are not put into
+    dictionaries: those took four times the memory of the rows, and more room in the file."""
+    schema = SCHEMAS[name]
+    repeated = [f.name for f in schema if not (pa.types.is_floating(f.type) or pa.types.is_list(f.type))]
+    with pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=repeated) as writer:
+        for group in _groups(name, parts):
+            writer.write_table(group, row_group_size=len(group))
+            del group
+            pa.default_memory_pool().release_unused()  # or what is free piles up, group by group
 
 
-def _prediction_metrics(pairs: Path, source: str) -> dict[str, float] | None:
-    """Micro and macro scores of the admissions' codes, None where the coders' codes are not known."""
-    table = pq.read_table(pairs, columns=["probability", "gold"])
-    if table.num_rows == 0 or table["gold"].null_count:
-        return None
-    first = pq.ParquetFile(pairs).read_row_group(0, columns=["hadm_id", "threshold"])
-    n_codes = int((first["hadm_id"].to_numpy() == first["hadm_id"][0].as_py()).sum())
-    probabilities, gold = (table[name].to_numpy().reshape(-1, n_codes) for name in ("probability", "gold"))  # (N, K)
-    thresholds = first["threshold"].to_numpy()[:n_codes]  # (K,)
-    metrics = evaluate_codes(probabilities, gold.astype(np.float32), thresholds, threshold_source=source)
-    return {
-        "micro_f1": metrics.micro_f1,
-        "macro_f1_mean_of_codes": metrics.macro_f1_mean_of_codes,
-        "macro_f1_of_macro_p_r": metrics.macro_f1_of_macro_p_r,
-        "micro_auc": metrics.micro_auc,
-    }
+def _groups(name: str, parts: Iterable[Path]) -> Iterator[pa.Table]:
+    """The rows of the parts in row groups: whole admissions, several while they are small and not too many."""
+    waiting: list[pa.RecordBatch] = []  # one an admission
+    rows = 0
+    for part in parts:
+        with pa.OSFile(str(part / f"{name}.arrow")) as source, pa.ipc.open_file(source) as file:
+            for batch in map(file.get_batch, range(file.num_record_batches)):
+                if waiting and (rows + len(batch) > _GROUP_ROWS or len(waiting) == _GROUP_ADMISSIONS):
+                    yield pa.Table.from_batches(waiting)
+                    waiting, rows = [], 0
+                waiting.append(batch)
+                rows += len(batch)
+    if waiting:
+        yield pa.Table.from_batches(waiting)
 
 
 def _rows(one: Explained) -> dict[str, dict[str, Any]]:

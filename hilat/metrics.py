@@ -115,7 +115,7 @@ def evaluate_codes(
     aucs, precisions_area = _areas_by_code(scores, truth)  # (K,), (K,)
     micro_auc, micro_area = _areas(_runs(scores, _BLOCK_NUMBERS // k + 1), scores[truth], n * k)
     code_f1 = 2 * hits / np.maximum(predicted + support, 1)
-    macro_p, macro_r = float((hits / (predicted + EPSILON)).mean()), float((hits / (support + EPSILON)).mean())
+    micro_f1, mean_f1, harmonic_f1 = f1_scores(hits, predicted, support)
     present = support > 0
     micro_p = _ratio(hits.sum(), predicted.sum(), math.nan)
     micro_r = _ratio(hits.sum(), support.sum(), math.nan)
@@ -126,15 +126,15 @@ def evaluate_codes(
         threshold_source=threshold_source,
         micro_precision=micro_p,
         micro_recall=micro_r,
-        micro_f1=_ratio(2 * hits.sum(), predicted.sum() + support.sum()),
+        micro_f1=micro_f1,
         micro_accuracy=_ratio(hits.sum(), union.sum()),
         micro_auc=micro_auc,
         micro_average_precision=micro_area,
-        macro_precision=macro_p,
-        macro_recall=macro_r,
-        macro_accuracy=float((hits / (union + EPSILON)).mean()),
-        macro_f1_of_macro_p_r=2 * macro_p * macro_r / (macro_p + macro_r) if macro_p + macro_r > 0 else 0.0,
-        macro_f1_mean_of_codes=float(code_f1.mean()),
+        macro_precision=_macro(hits, predicted),
+        macro_recall=_macro(hits, support),
+        macro_accuracy=_macro(hits, union),
+        macro_f1_of_macro_p_r=harmonic_f1,
+        macro_f1_mean_of_codes=mean_f1,
         macro_precision_present=_mean((hits / np.maximum(predicted, 1))[present]),
         macro_recall_present=_mean((hits / np.maximum(support, 1))[present]),
         macro_f1_present=_mean(code_f1[present]),
@@ -159,6 +159,18 @@ def evaluate_codes(
             )
             for j in range(k)
         ),
+    )
+
+
+def f1_scores(
+    hits: NDArray[np.int64], predicted: NDArray[np.int64], support: NDArray[np.int64]
+) -> tuple[float, float, float]:
+    """Micro-F1, the mean of the codes' F1, and the harmonic mean of macro precision and recall, from each code's counts (K,)."""
+    precision, recall = _macro(hits, predicted), _macro(hits, support)
+    return (
+        _ratio(2 * hits.sum(), predicted.sum() + support.sum()),
+        float((2 * hits / np.maximum(predicted + support, 1)).mean()),
+        2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0,
     )
 
 
@@ -289,6 +301,11 @@ def _row(
 
 def _ratio(above: Any, below: Any, otherwise: float = 0.0) -> float:
     return float(above / below) if below else otherwise
+
+
+def _macro(hits: NDArray[np.int64], among: NDArray[np.int64]) -> float:
+    """CAML's macro average of hits / among, over all codes."""
+    return float((hits / (among + EPSILON)).mean())
 
 
 def _mean(values: NDArray[np.float64]) -> float:

@@ -47,9 +47,9 @@ def bring(
         raise HilatError("expected either --table FILE or --mdace FOLDER; give one of them")
     manifest = read_manifest(explanations)
     foreign = read_score_table(table) if table is not None else scores_of_mdace(list(read_mdace(mdace or Path())))
-    ids, before = [], 0
+    count, before = 0, 0
     for one in read_explanations(explanations):
-        ids.append(one.hadm_id)
+        count += 1
         before += len(one.scored)
         kept_here = sum((one.hadm_id, code) in foreign for code in one.scored)
         manifest["foreign_pairs"] = int(manifest.get("foreign_pairs", 0)) + kept_here
@@ -62,7 +62,7 @@ def bring(
     stream = with_foreign(read_explanations(explanations), foreign, name, "sum" if table is not None else "max")
     said = {**manifest, "methods": {**manifest["methods"], name: f"imported from {(table or mdace or Path()).name}"}}
     shutil.rmtree(out_folder.with_name(f"{out_folder.name}.partial"), ignore_errors=True)  # an import starts anew
-    write_explanations(out_folder, ids, lambda _: stream, said, Run({"import": name}, overwrite))
+    write_explanations(out_folder, count, lambda _: stream, said, Run({"import": name}, overwrite))
     if json:
         emit_json({"explanations": str(out_folder), "pairs": kept, "left_out": before - kept, "method": name})
     else:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import count as numbers
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -107,12 +107,12 @@ def explain(
         coder = load_coder(model, device)
         notes = open_split(corpus, split)
         plan = Plan(split, notes.source, tuple(choices), methods, options, batch_size, workers)
-        count = write(coder, model, notes, out_folder, plan, overwrite, processes)
+        write(coder, model, notes, out_folder, plan, overwrite, processes)
     if not processes.first:
         return
     summary = {
         "explanations": str(out_folder),
-        "admissions": count,
+        "admissions": len(notes),
         "codes": choices,
         "methods": list(methods),
         "seconds": time.monotonic() - begun,
@@ -120,7 +120,7 @@ def explain(
     if json:
         emit_json(summary)
     else:
-        out.print(f"{count} admissions explained by {', '.join(methods)}: {out_folder}", soft_wrap=True)
+        out.print(f"{len(notes)} admissions explained by {', '.join(methods)}: {out_folder}", soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -144,10 +144,10 @@ def write(
     plan: Plan,
     overwrite: bool,
     processes: Processes = ALONE,
-) -> int:
-    """Explain admissions into a folder, with a progress bar; returns how many.
+) -> None:
+    """Explain admissions into a folder, with a progress bar.
 
-    The admissions are gone through twice: for their ids and a digest of all, then to be explained.
+    The admissions are gone through twice: for a digest of all, then to be explained. Nothing is held of all of them.
     """
     import numpy as np
 
@@ -160,7 +160,7 @@ def write(
     chosen_columns(plan.choices, coder, nothing, nothing)  # a wrong code is told before the work begins
     options = asdict(plan.options)
     settings = {"model": str(model), "split": plan.split, "codes": list(plan.choices), "options": options}
-    ids, data = _ids_and_digest(admissions)
+    count, data = len(admissions), _digest(admissions)
     manifest = {
         **run_record("explain", settings, plan.options.seed),
         "source": plan.source,
@@ -181,26 +181,24 @@ def write(
         "options": options,
     }
     part = max(PART, plan.batch_size)
-    done = min(unfinished(folder, part), len(ids))
+    done = min(unfinished(folder, part), count)
     if done and processes.first:
         say(f"going on after {done} admissions")
 
     def explained(parts: Sequence[slice]) -> Iterator[Explained]:
-        wanted = [n for one in parts for n in range(one.start, one.stop)]
-        chosen = set(wanted)
-        notes = (admission for n, admission in zip(numbers(), admissions, strict=False) if n in chosen)
         stream = collect(
             coder,
-            notes,
+            _chosen(admissions, parts),
             choices=plan.choices,
             methods=plan.methods,
             options=plan.options,
             batch_size=plan.batch_size,
             workers=plan.workers,
         )
-        yield from progress(stream, len(wanted), _title(processes)) if processes.first else stream
+        wanted = sum(one.stop - one.start for one in parts)
+        yield from progress(stream, wanted, _title(processes)) if processes.first else stream
 
-    return write_explanations(folder, ids, explained, manifest, Run(key, overwrite, part, processes))
+    write_explanations(folder, count, explained, manifest, Run(key, overwrite, part, processes))
 
 
 def _title(processes: Processes) -> str:
@@ -208,13 +206,20 @@ def _title(processes: Processes) -> str:
     return "explaining" if processes.count == 1 else f"explaining, process 1 of {processes.count}"
 
 
-def _ids_and_digest(admissions: Sequence[Admission] | StoredSplit) -> tuple[list[str], str]:
-    """The ids, and a short digest of ids, texts and codes: the same data give the same one."""
-    ids, digest = [], hashlib.blake2b(digest_size=12)
+def _chosen(admissions: Iterable[Admission], parts: Iterable[slice]) -> Iterator[Admission]:
+    """The admissions of some parts, which stand in order and apart; all are read up to the last."""
+    stream, at = iter(admissions), 0
+    for part in parts:
+        yield from islice(stream, part.start - at, part.stop - at)
+        at = part.stop
+
+
+def _digest(admissions: Iterable[Admission]) -> str:
+    """A short digest of ids, texts and codes: the same data give the same one."""
+    digest = hashlib.blake2b(digest_size=12)
     for a in admissions:
-        ids.append(a.hadm_id)
         digest.update("\x1f".join((a.hadm_id, a.text, *a.codes)).encode("utf-8", "surrogatepass") + b"\x1e")
-    return ids, digest.hexdigest()
+    return digest.hexdigest()
 
 
 def _listed(text: str) -> list[str]:

@@ -18,7 +18,8 @@ from hilat.admissions import Admission, CodeBook, EvidenceSpan, HilatError, Note
 from hilat.files import new_folder, read_json, write_json
 
 FORMAT = 1
-_BATCH = 500
+_BATCH = 500  # admissions that are written at a time
+_READ = 50  # and read
 _SEGMENT = pa.struct([("start", pa.int64()), ("end", pa.int64())])
 _SPAN = pa.struct([("code", pa.string()), ("segments", pa.list_(_SEGMENT)), ("kind", pa.string())])
 _NOTE = pa.struct(
@@ -188,7 +189,7 @@ def stored_admissions(path: Path, splits: Sequence[str] | None = None) -> Iterat
     file = Path(path) / "admissions.parquet"
     wanted = None if splits is None else pa.array(list(splits), pa.string())
     with pq.ParquetFile(file) as parquet:
-        for batch in parquet.iter_batches(batch_size=_BATCH):
+        for batch in parquet.iter_batches(batch_size=_READ):
             chosen = batch if wanted is None else batch.filter(pc.is_in(batch["split"], value_set=wanted))
             for row in chosen.to_pylist():
                 yield Admission(

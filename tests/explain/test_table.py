@@ -57,8 +57,7 @@ def same(first: Explained, second: Explained) -> None:
 def test_what_is_written_comes_back(coder: Coder, note: str, tmp_path: Path) -> None:
     notes = admissions(note, PART + 2)
     out = tmp_path / "out"
-    count = write_explanations(out, [a.hadm_id for a in notes], explaining(coder, notes), {"x": 1}, Run({"a": 1}))
-    assert count == len(notes)
+    write_explanations(out, len(notes), explaining(coder, notes), {"x": 1}, Run({"a": 1}))
     for written, read in zip(collect(coder, notes, methods=METHODS), read_explanations(out), strict=True):
         same(written, read)
     (one,) = read_explanations(out, ["a3"])
@@ -72,8 +71,7 @@ def test_what_is_written_comes_back(coder: Coder, note: str, tmp_path: Path) -> 
 
 def test_a_note_without_any_chosen_code_has_no_scores(coder: Coder, note: str, tmp_path: Path) -> None:
     notes = admissions(note, 3)
-    ids = [a.hadm_id for a in notes]
-    write_explanations(tmp_path / "out", ids, explaining(coder, notes, choices=("gold",)), {}, Run({}))
+    write_explanations(tmp_path / "out", len(notes), explaining(coder, notes, choices=("gold",)), {}, Run({}))
     read = list(read_explanations(tmp_path / "out"))
     assert [one.scored for one in read] == [("401.9", "584.9"), ("428.0",), ()]
     assert read[2].of("attention") == {}
@@ -83,7 +81,6 @@ def test_a_note_without_any_chosen_code_has_no_scores(coder: Coder, note: str, t
 
 def test_a_run_that_stops_goes_on_with_the_same_settings_only(coder: Coder, note: str, tmp_path: Path) -> None:
     notes = admissions(note, 2 * PART + 1)
-    ids = [a.hadm_id for a in notes]
     out = tmp_path / "out"
     calls: list[list[slice]] = []
 
@@ -95,12 +92,12 @@ def test_a_run_that_stops_goes_on_with_the_same_settings_only(coder: Coder, note
             yield one
 
     with pytest.raises(KeyboardInterrupt):
-        write_explanations(out, ids, stops, {}, Run({"seed": 0}))
+        write_explanations(out, len(notes), stops, {}, Run({"seed": 0}))
     assert not out.exists()
     with pytest.raises(HilatError, match=r"other settings \(seed\)"):
-        write_explanations(out, ids, stops, {}, Run({"seed": 1}))
-    write_explanations(out, ids, stops, {}, Run({"seed": 0}))
-    assert calls[1:] == [[slice(PART, 2 * PART), slice(2 * PART, len(ids))]]
+        write_explanations(out, len(notes), stops, {}, Run({"seed": 1}))
+    write_explanations(out, len(notes), stops, {}, Run({"seed": 0}))
+    assert calls[1:] == [[slice(PART, 2 * PART), slice(2 * PART, len(notes))]]
     for whole, read in zip(collect(coder, notes), read_explanations(out), strict=True):
         same(whole, read)
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
@@ -108,7 +105,7 @@ def test_a_run_that_stops_goes_on_with_the_same_settings_only(coder: Coder, note
 
 def test_damage_is_told(coder: Coder, note: str, tmp_path: Path) -> None:
     notes = admissions(note, 1)
-    write_explanations(tmp_path / "out", ["a0"], explaining(coder, notes), {}, Run({}))
+    write_explanations(tmp_path / "out", 1, explaining(coder, notes), {}, Run({}))
     path = tmp_path / "out" / "scores.parquet"
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(HilatError, match="missing or damaged"):
