@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,11 +22,14 @@ def quantise(scores: Sequence[float] | NDArray[np.float64]) -> tuple[NDArray[np.
     return np.rint(255.0 * np.sqrt(np.maximum(values, 0.0) / maximum)).astype(np.uint8), maximum
 
 
-def strongest(scores: NDArray[np.float64], n: int) -> NDArray[np.int64]:
-    """The n highest of scores (W,) by falling value, equal ones in text order; all where W is smaller. Indices (n,)."""
+def strongest(scores: NDArray[np.float64], n: int, rising: NDArray[np.float64] | None = None) -> NDArray[np.int64]:
+    """The n highest of scores (W,) by falling value, equal ones in text order; all where W is smaller. Indices (n,).
+
+    rising: the same scores sorted, for who has them already.
+    """
     if n >= len(scores):
         return np.argsort(-scores, kind="stable")
-    least = np.partition(scores, len(scores) - n)[len(scores) - n]
+    least = (np.partition(scores, len(scores) - n) if rising is None else rising)[len(scores) - n]
     among = np.flatnonzero(scores >= least)  # more than n where values are equal
     return among[np.argsort(-scores[among], kind="stable")][:n]
 
@@ -65,16 +69,25 @@ def snippets(
     return tuple(Snippet(*run, float(values[run[0] : run[1] + 1].sum())) for run in found)
 
 
-def runs(values: NDArray[np.float64], breaks: bytes, *, count: int = 6, reach: int = 6) -> list[tuple[int, int, int]]:
-    """First word, last word and peak of the `snippets` of scores (W,), without their sums."""
-    # The words used by the runs before are at most so many, so the next peak is among the highest of these.
-    highest = strongest(values, count * (2 * reach + 1))
+def runs(
+    values: NDArray[np.float64],
+    breaks: bytes,
+    *,
+    count: int = 6,
+    reach: int = 6,
+    highest: NDArray[np.int64] | None = None,
+) -> list[tuple[int, int, int]]:
+    """First word, last word and peak of the `snippets` of scores (W,), without their sums.
+
+    highest: the `strongest` count * (2 * reach + 1) words or more, for who has them already.
+    """
+    if highest is None:  # the words used by the runs before are at most so many, so the next peak is among these
+        highest = strongest(values, count * (2 * reach + 1))
     maximum = float(values[highest[0]]) if len(highest) else 0.0
-    shown = np.rint(255.0 * np.sqrt(np.maximum(values[highest], 0.0) / maximum)) if maximum > 0 else np.zeros(0)
     used = bytearray(len(values))
     out: list[tuple[int, int, int]] = []
-    for peak in highest[: np.count_nonzero(shown >= HIDE_BELOW)].tolist():  # by falling score, so these come first
-        if len(out) == count:
+    for peak, score in zip(highest.tolist(), values[highest].tolist(), strict=True):  # by falling score
+        if len(out) == count or score <= 0.0 or round(255.0 * math.sqrt(score / maximum)) < HIDE_BELOW:
             break
         if used[peak]:
             continue
@@ -91,13 +104,17 @@ def _before(found: int, end: int) -> int:
     return (found if found >= 0 else end) - 1
 
 
-def words_for_half(scores: Sequence[float] | NDArray[np.float64]) -> int:
-    """The smallest number of words that hold half of the positive scores; 0 if there are none."""
+def words_for_half(scores: Sequence[float] | NDArray[np.float64], rising: NDArray[np.float64] | None = None) -> int:
+    """The smallest number of words that hold half of the positive scores; 0 if there are none.
+
+    rising: the same scores sorted, for who has them already.
+    """
     values = np.maximum(np.asarray(scores, dtype=np.float64), 0.0)
     half = 0.5 * values.sum() * (1 - 1e-9)  # so that the count does not depend on the last bit of the sum
     if half <= 0.0:
         return 0
-    few = len(values) - 256
-    if few > 0 and (top := np.partition(values, few)[few:]).sum() >= half:
-        values = top  # mostly these are enough, and need not all be sorted
-    return int(np.searchsorted(np.cumsum(np.sort(values)[::-1]), half) + 1)
+    falling = (np.sort(values) if rising is None else rising)[::-1]
+    sums = np.cumsum(np.maximum(falling[:1024], 0.0))  # mostly these are enough
+    if sums[-1] < half:
+        sums = np.cumsum(np.maximum(falling, 0.0))
+    return int(sums.searchsorted(half)) + 1

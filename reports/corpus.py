@@ -12,7 +12,7 @@ from pathlib import Path
 from hilat.admissions import HilatError
 from reports.index import RunHeader, Tally, render_index
 from reports.page import ReportPage
-from reports.render import Neighbours, render_page
+from reports.render import Neighbours, page_bytes
 
 README_PHI = """This folder holds patients' notes or text derived from them.
 
@@ -47,7 +47,7 @@ def write_report(pages: Iterable[ReportPage], folder: Path, run: RunHeader) -> P
             raise HilatError(
                 f"admission {page.hadm_id} is not synthetic in a run marked synthetic; mark the run as clinical text"
             )
-        write_private(folder / names[1], render_page(page, Neighbours(names[0], names[2])))
+        write_private(folder / names[1], page_bytes(page, Neighbours(names[0], names[2])))
         tally.add(page, names[1], text=run.text)
     if not tally.rows:
         raise HilatError("no admission was given for the report; expected at least one; choose another split or ids")
@@ -99,7 +99,7 @@ def _linked(
     return page, (before[1] if before else None, here[1], after[1] if after else None)
 
 
-def write_private(path: Path, text: str) -> None:
+def write_private(path: Path, text: str | bytes) -> None:
     """Writes text beside path, readable by the owner only, and renames it into place.
 
     Raises:
@@ -107,10 +107,8 @@ def write_private(path: Path, text: str) -> None:
     """
     beside = path.with_name(f".{path.name[:100]}.{os.getpid()}.part")
     try:
-        with open(
-            os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8", newline=""
-        ) as out:
-            out.write(text)
+        with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
+            out.write(text if isinstance(text, bytes) else text.encode())
         beside.chmod(0o600)
         beside.replace(path)
     except OSError as error:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain, product
 from operator import itemgetter
 
 import numpy as np
@@ -30,10 +31,11 @@ def shade_levels(quantised: NDArray[np.uint8], hide_below: int = HIDE_BELOW) -> 
 def quantise_signed(scores: Sequence[float] | NDArray[np.float64]) -> tuple[NDArray[np.int8], float]:
     """Bytes sign * round(127 * sqrt(|score| / maximum)), (W,), and the largest absolute score."""
     values = np.asarray(scores, dtype=np.float64)
-    maximum = float(np.abs(values).max(initial=0.0))
+    sizes = np.abs(values)
+    maximum = float(sizes.max(initial=0.0))
     if maximum <= 0.0:
         return np.zeros(len(values), dtype=np.int8), 0.0
-    return (np.sign(values) * np.rint(127.0 * np.sqrt(np.abs(values) / maximum))).astype(np.int8), maximum
+    return np.copysign(np.rint(127.0 * np.sqrt(sizes / maximum)), values).astype(np.int8), maximum
 
 
 def line_levels(quantised: NDArray[np.int8], hide_below: int = HIDE_BELOW) -> NDArray[np.int64]:
@@ -51,6 +53,11 @@ def utf16_offsets(text: str) -> NDArray[np.int64]:
         points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
         units[1:] += points > 0xFFFF
     return np.cumsum(units)
+
+
+def word_bounds(page: ReportPage) -> NDArray[np.int64]:
+    """Start and end of each word of the page, (W, 2)."""
+    return np.fromiter(chain.from_iterable(page.words), np.int64, 2 * len(page.words)).reshape(-1, 2)
 
 
 def share_on(scores: Sequence[float], words: Sequence[tuple[int, int]], spans: Sequence[Span]) -> tuple[float, int]:
@@ -81,7 +88,7 @@ def note_html(page: ReportPage, first: CodeView | None, reasons: Sequence[str]) 
     """
     text = page.text
     inside = {(s, e) for v in page.codes for s, e, _ in (*v.evidence, *v.decoys, *v.notes.keywords)}
-    covered = _coverage(sorted(inside), len(text))
+    covered = _coverage(inside, len(text))
     borders = border_marks(page)
     within = sorted(
         {*borders, *(offset for span in inside for offset in span)}
@@ -89,13 +96,9 @@ def note_html(page: ReportPage, first: CodeView | None, reasons: Sequence[str]) 
     boxes = [] if first is None else boxes_of(first)
     boxed = box_classes(boxes, _cuts(page, inside)) if boxes else {}
     special = [m.start() for m in _NEEDS_ESCAPE.finditer(text)]
-    classes = _word_classes(first, len(page.words))
-    marks = {w: f" data-k={c + 1}" + (f" id=k{c + 1}" * new) for w, (c, new) in chunk_marks(page.word_chunks).items()}
-    marked = [(s, e, "i", classes[w], marks.get(w, "")) for w, (s, e) in enumerate(page.words)]
-    if page.unseen:
-        numbers = {reason: n for n, reason in enumerate(reasons)}
-        marked += [(s, e, "u", f"r{numbers[reason]}", "") for s, e, reason in page.unseen]
-        marked.sort(key=itemgetter(0))
+    rare = bytearray(covered)  # 1 at characters that are escaped, in a span, or the first of a note
+    for place in (*special, *borders):
+        rare[place] = 1
     out: list[str] = []
 
     def add(start: int, end: int, tag: str, named: str, extra: str = "") -> None:
@@ -105,7 +108,7 @@ def note_html(page: ReportPage, first: CodeView | None, reasons: Sequence[str]) 
             if start in borders:
                 out.append(borders[start])
             piece = text[start:stop]
-            if special and bisect_left(special, start) < bisect_left(special, stop):  # most pieces are words or a space
+            if bisect_left(special, start) < bisect_left(special, stop):  # most pieces are words or a space
                 piece = str(escape(piece))
             here = tag or ("b" if covered[start] else "")
             if here:
@@ -115,15 +118,34 @@ def note_html(page: ReportPage, first: CodeView | None, reasons: Sequence[str]) 
             out.append(piece)
             start, extra = stop, ""
 
-    at = 0
-    for start, end, tag, named, extra in marked:
-        if at < start:
-            add(at, start, "", "")
-        add(start, end, tag, named, extra)
+    at, next_rare = 0, rare.find(1)
+    for start, end, tag, named, extra in _marked(page, first, reasons):
+        if next_rare < 0 or end <= next_rare:  # nothing to cut, to box or to escape
+            attribute = f' class="{named}"' if named else ""
+            out.append(f"{text[at:start]}<{tag}{attribute}{extra}>{text[start:end]}</{tag}>")
+        else:
+            if at < start:
+                add(at, start, "", "")
+            add(start, end, tag, named, extra)
+            next_rare = rare.find(1, end)
         at = end
     if at < len(text):
         add(at, len(text), "", "")
-    return Markup("".join(out))
+    return Markup("".join(out))  # every piece of the text was escaped, or holds nothing to escape
+
+
+def _marked(page: ReportPage, first: CodeView | None, reasons: Sequence[str]) -> list[tuple[int, int, str, str, str]]:
+    """(start, end, element, classes, other attributes) of words and unseen pieces in the order of the text."""
+    classes = _word_classes(first, len(page.words))
+    begins = [""] * len(page.words)
+    for w, (chunk, new) in chunk_marks(page.word_chunks).items():
+        begins[w] = f" data-k={chunk + 1}" + (f" id=k{chunk + 1}" if new else "")
+    marked = [(s, e, "i", named, marks) for (s, e), named, marks in zip(page.words, classes, begins, strict=True)]
+    if page.unseen:
+        numbers = {reason: n for n, reason in enumerate(reasons)}
+        marked += [(s, e, "u", f"r{numbers[reason]}", "") for s, e, reason in page.unseen]
+        marked.sort(key=itemgetter(0))
+    return marked
 
 
 def _cuts(page: ReportPage, inside: set[tuple[int, int]]) -> list[int]:
@@ -149,13 +171,12 @@ def _word_classes(view: CodeView | None, n: int) -> list[str]:
     """The classes of each word: its fill by attention, then its underline by the first layer."""
     if view is None:
         return [""] * n
-    fills = shade_levels(quantise(view.scores)[0]).tolist() if view.scores else [0] * n
-    named = [f"a{level}" if level else "" for level in range(LEVELS + 1)]
-    classes = [named[level] for level in fills]
-    for w, line in enumerate(first_lines(view.layers).tolist()):
-        if line:
-            classes[w] += (" " if classes[w] else "") + (f"p{line}" if line > 0 else f"m{-line}")
-    return classes
+    fills = shade_levels(quantise(view.scores)[0]) if view.scores else np.zeros(n, dtype=np.int64)
+    lines = first_lines(view.layers) if view.layers else np.zeros(n, dtype=np.int64)
+    filled = ["", *(f"a{level}" for level in range(1, LEVELS + 1))]
+    lined = [*(f"m{level}" for level in range(LINES, 0, -1)), "", *(f"p{level}" for level in range(1, LINES + 1))]
+    named = [" ".join(filter(None, pair)) for pair in product(filled, lined)]
+    return [named[i] for i in (fills * len(lined) + lines + LINES).tolist()]
 
 
 def first_lines(layers: Sequence[Layer]) -> NDArray[np.int64]:
@@ -196,9 +217,9 @@ def chunk_marks(word_chunks: Sequence[int]) -> dict[int, tuple[int, bool]]:
     return marks
 
 
-def _coverage(spans: Sequence[tuple[int, int]], length: int) -> NDArray[np.bool_]:
-    """Whether each character offset lies inside a span, (length + 1,)."""
-    covered = np.zeros(length + 1, dtype=bool)
+def _coverage(spans: Iterable[tuple[int, int]], length: int) -> bytearray:
+    """1 for each character offset inside a span, else 0, (length + 1,)."""
+    covered = bytearray(length + 1)
     for start, end in spans:
-        covered[start:end] = True
+        covered[start:end] = b"\x01" * (end - start)
     return covered

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from reports.compare import overlap_at, passage_rows
+from explain.snippets import breaks_of
+from reports.compare import overlap_at, strongest_passage
+from reports.highlight import word_bounds
 from reports.page import CodeView, Outcome, ReportPage
 from reports.render import OUTCOME_TEXT, asset, content_policy, environment
 from reports.tables import ROWS, Column, Table, kept_flags, table_data
@@ -147,6 +149,7 @@ class Tally:
     def add(self, page: ReportPage, file: str, *, text: bool = True) -> None:
         """Count a page that was written to the file."""
         here: Counter[str] = Counter()
+        breaks = breaks_of(word_bounds(page))
         for view in page.codes:
             self.titles.setdefault(view.code, view.title)
             self.counts.setdefault(view.code, Counter())[view.outcome] += 1
@@ -156,7 +159,7 @@ class Tally:
             if view.outcome != "FP":
                 continue
             self.cues.setdefault(view.code, Counter()).update(kinds)
-            snippet = _snippet(page, view) if text else ""
+            snippet = _snippet(page, view, breaks) if text else ""
             address = f"{file}#c={view.code}&e=1"
             self.errors.append(ErrorRow(page.hadm_id, address, view.code, view.title, view.probability, kinds, snippet))
         found = [x for x in (_overlap(view) for view in page.codes) if x is not None]
@@ -172,12 +175,12 @@ class Tally:
         return sorted(rows, key=lambda r: (-r.support, r.code))
 
 
-def _snippet(page: ReportPage, view: CodeView) -> str:
+def _snippet(page: ReportPage, view: CodeView, breaks: bytes) -> str:
     """About SNIPPET characters of the strongest passage, around its peak word, cut between words."""
-    rows = passage_rows(view, page)
-    if not rows:
+    found = strongest_passage(view, breaks)
+    if found is None:
         return ""
-    first, last, peak = rows[0].first, rows[0].last, rows[0].peak
+    first, last, peak = found
     low = high = peak
     while (low, high) != (first, last):
         wider = max(low - 1, first), min(high + 1, last)

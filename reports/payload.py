@@ -3,55 +3,72 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
+from jinja2.utils import htmlsafe_json_dumps
 from numpy.typing import NDArray
 
 from explain.snippets import HIDE_BELOW, quantise, words_for_half
-from reports.compare import LISTED, PassageRow, overlap_at
+from reports.compare import LISTED, PassageRow, Ranked, overlap_at
 from reports.highlight import COMMON_MAXIMUM, quantise_signed, share_on
 from reports.page import CodeView, ReportPage, Span
 
 Units = NDArray[np.int64]
+PLACE = '{"": 0}'  # an object with an empty key, which the data block has nowhere; no string holds it, quotes in one are escaped
+_EMPTY = {"": 0}
+_JSON = json.JSONEncoder(sort_keys=True, check_circular=False)
 
 
-def page_payload(page: ReportPage, codes: list[dict[str, Any]], reasons: Sequence[str], units: Units) -> dict[str, Any]:
-    """The data block; words as pairs (gap, length), chunks as runs (chunk, words)."""
-    bounds = units[np.asarray(page.words, dtype=np.int64).reshape(-1, 2)]  # (W, 2)
+@dataclass(frozen=True, slots=True, eq=False)
+class CodeData:
+    """One code of the data block, whatever a plan leaves out.
+
+    pieces: its JSON, cut where scores go. scores: its quantised scores (W,) with their maximum, layers first and attention
+    last, as they stand in the JSON; none where the page shades nothing.
+    """
+
+    pieces: tuple[str, ...]
+    scores: tuple[tuple[NDArray[Any], float], ...]
+
+
+def block_pieces(page: ReportPage, reasons: Sequence[str], units: Units, words: NDArray[np.int64]) -> tuple[str, str]:
+    """The data block as JSON, before and after its codes; words, with bounds (W, 2), as pairs (gap, length), chunks as runs
+    (chunk, words)."""
+    bounds = units[words]  # (W, 2)
     ends = np.concatenate([[0], bounds[:-1, 1]]) if len(bounds) else np.zeros(0, dtype=np.int64)
     pairs = np.stack([bounds[:, 0] - ends, bounds[:, 1] - bounds[:, 0]], axis=1)  # (W, 2)
-    runs: list[list[int]] = []
-    for chunk in page.word_chunks:
-        if runs and runs[-1][0] == chunk:
-            runs[-1][1] += 1
-        else:
-            runs.append([chunk, 1])
-    return {
-        "hadm": page.hadm_id,
-        "model": page.model,
-        "words": pairs.ravel().tolist(),
-        "chunks": [number for run in runs for number in run],
-        "empty": [int(n == 0) for n in page.chunk_words],
-        "reasons": list(reasons),
-        "methods": [list(method) for method in page.methods],
-        "sections": [[s.title, int(units[s.start]), int(units[s.end]), s.place] for s in page.sections],
-        "reordered": page.reordered,
-        "hide": HIDE_BELOW,
-        "common": COMMON_MAXIMUM,
-        "codes": codes,
-    }
+    before, after = _pieces(
+        {
+            "hadm": page.hadm_id,
+            "model": page.model,
+            "words": pairs.ravel().tolist(),
+            "chunks": [number for chunk, run in groupby(page.word_chunks) for number in (chunk, len(list(run)))],
+            "empty": [int(n == 0) for n in page.chunk_words],
+            "reasons": list(reasons),
+            "methods": [list(method) for method in page.methods],
+            "sections": [[s.title, int(units[s.start]), int(units[s.end]), s.place] for s in page.sections],
+            "reordered": page.reordered,
+            "hide": HIDE_BELOW,
+            "common": COMMON_MAXIMUM,
+            "codes": [_EMPTY],
+        }
+    )
+    return before, after
 
 
-def code_payload(
-    view: CodeView, page: ReportPage, parts: Sequence[PassageRow], units: Units, keep: int | None
-) -> dict[str, Any]:
-    """One code of the data block; keep: None for all words, 0 for no scores, else the number of words kept per layer."""
-    shaded = bool(view.scores) and keep != 0
-    values, maximum = quantise(view.scores if shaded else ())
+def code_data(
+    view: CodeView, page: ReportPage, parts: Sequence[PassageRow], units: Units, methods: Sequence[Ranked]
+) -> CodeData:
+    """One code of the data block; methods: its scores `ranked`, none for a code that is not shaded."""
     on, on_terms = (share_on(view.scores, page.words, s) for s in (view.evidence, view.notes.keywords))
-    out: dict[str, Any] = {
+    attention = [quantise(method.scores) for method in methods[:1]]
+    layers = [quantise_signed(method.scores) for method in methods[1:]]
+    facts: dict[str, Any] = {
         "code": view.code,
         "title": view.title,
         "outcome": view.outcome,
@@ -59,13 +76,13 @@ def code_payload(
         "p": round(view.probability, 4),
         "t": round(view.threshold, 4),
         "logit": round(view.logit, 4),
-        "max": float(f"{maximum:.5g}"),
-        "half": words_for_half(view.scores) if shaded else 0,
+        "max": _five_digits(attention[0][1]) if attention else 0.0,
+        "half": words_for_half(methods[0].scores, methods[0].rising) if methods else 0,
         "special": round(view.special_share, 5),
         "chunk": [round(x, 4) for x in view.chunk_attention],
         "parts": [_part(row) for row in parts],
         "listed": min(LISTED, len(parts)),
-        "overlap": [round(x, 3) for x in overlap_at(view)] if shaded else [],
+        "overlap": [round(x, 3) for x in overlap_at(view, highest=[m.highest for m in methods])] if methods else [],
         "e": _spans(view.evidence, units),
         "d": _spans(view.decoys, units),
         "w": _spans(view.notes.keywords, units),
@@ -75,21 +92,64 @@ def code_payload(
         "on": [round(on[0], 5), on[1]],
         "won": [round(on_terms[0], 5), on_terms[1]],
     }  # fmt: skip
-    if shaded:
-        out |= _packed(values, keep)
-    if shaded and view.layers:
-        packed = [(quantise_signed(layer.scores), layer) for layer in view.layers]
-        out["l"] = [{**_packed(q, keep), "max": float(f"{most:.5g}")} for (q, most), _ in packed]
-    return out
+    if layers:
+        facts["l"] = [_EMPTY for _ in layers]
+    if attention:
+        facts["q"] = _EMPTY
+    return CodeData(_pieces(facts), (*layers, *attention))
 
 
-def _packed(values: NDArray[Any], keep: int | None) -> dict[str, str]:
-    """One byte per word in base64 ("q"); with `keep`, those of the strongest words and their places ("at")."""
+def code_text(code: CodeData, keep: int | None) -> str:
+    """The JSON of a code with its scores; keep: None for all words, else the number of words kept per layer."""
+    if not code.scores:
+        return code.pieces[0]
+    *layers, (attention, _) = code.scores
+    at, q = _packed(attention, keep)
+    texts = [code.pieces[0] if at is None else f'{{"at": {at}, {code.pieces[0][1:]}']  # the first key of all
+    for (values, most), piece in zip(layers, code.pieces[1:-1], strict=True):
+        layer_at, layer_q = _packed(values, keep)
+        named = "" if layer_at is None else f'"at": {layer_at}, '
+        texts += [f'{{{named}"max": {_five_digits(most)!r}, "q": {layer_q}}}', piece]
+    return "".join([*texts, q, code.pieces[-1]])
+
+
+def least_length(code: CodeData, keep: int | None) -> int:
+    """Characters of a code's JSON at least, without writing it."""
+    length = sum(map(len, code.pieces))
+    for values, _ in code.scores:
+        packed = [len(values)] if keep is None or keep >= len(values) else [keep, 4 * keep]  # as in `_packed`
+        length += sum(4 * -(-size // 3) for size in packed)
+    return length
+
+
+def _pieces(given: dict[str, Any]) -> tuple[str, ...]:
+    """The JSON of an object, escaped to stand between script tags, cut at its empty objects."""
+    return tuple(str(htmlsafe_json_dumps(given, dumps=_JSON.encode)).split(PLACE))
+
+
+def _packed(values: NDArray[Any], keep: int | None) -> tuple[str | None, str]:
+    """Places and bytes as JSON strings of base64: None and a byte per word, or with `keep` those of the strongest words.
+
+    Base64 is not escaped: none of its characters means anything to JSON or HTML, and looking for some that do among hundreds
+    of thousands takes longer than all the rest.
+    """
     if keep is None or keep >= len(values):
-        return {"q": base64.b64encode(values.tobytes()).decode()}
-    size = np.abs(values.astype(np.int64))
-    top = np.sort(np.argsort(-size, kind="stable")[:keep]).astype("<u4")
-    return {"at": base64.b64encode(top.tobytes()).decode(), "q": base64.b64encode(values[top].tobytes()).decode()}
+        return None, _base64(values)
+    sizes = np.abs(values).astype(np.uint8)  # (W,)
+    upto = np.cumsum(np.bincount(sizes, minlength=256)[::-1])  # (256,): words of at least 255, 254 and so on
+    least = 255 - int(np.searchsorted(upto, keep))
+    kept = sizes > least
+    kept[np.flatnonzero(sizes == least)[: keep - np.count_nonzero(kept)]] = True  # of equal ones the first
+    top = np.flatnonzero(kept)
+    return _base64(top.astype("<u4")), _base64(values[top])
+
+
+def _base64(values: NDArray[Any]) -> str:
+    return f'"{base64.b64encode(values.tobytes()).decode()}"'
+
+
+def _five_digits(value: float) -> float:
+    return float(f"{value:.5g}")
 
 
 def _part(row: PassageRow) -> list[Any]:

@@ -7,22 +7,22 @@ import hashlib
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import jinja2
 import numpy as np
 from markupsafe import Markup
+from numpy.typing import NDArray
 
-from explain.snippets import breaks_of, quantise, words_for_half
-from reports.compare import LISTED, PassageRow, passage_rows
-from reports.highlight import note_html, shade_levels, share_on, utf16_offsets
+from explain.snippets import quantise, words_for_half
+from reports.compare import LISTED, PassageRow
+from reports.draft import FOLDED, PLANS, Detail, Draft, Shown, data_block, draft_of, is_shaded, least_bytes, shown_under
+from reports.highlight import shade_levels, share_on
 from reports.page import OUTCOME_ORDER, CodeView, CueView, ReportPage
-from reports.payload import code_payload, page_payload
 
 SIZE_LIMIT = 1_000_000  # bytes of one page
-FOLDED = ("TN", "not predicted")
 OUTCOME_TEXT = {
     "FP": "false positive",
     "FN": "false negative",
@@ -41,18 +41,6 @@ OUTCOME_TAG = {"predicted": "PRED", "not predicted": "NOT"}
 
 
 @dataclass(frozen=True, slots=True)
-class Detail:
-    """How much a page holds: shades of folded codes or not, how many of them it lists, how many words per code."""
-
-    shade_folded: bool
-    folded_rows: int
-    words_per_code: int | None
-
-
-PLANS = (Detail(True, 1000, None), Detail(False, 1000, None), Detail(False, 1000, 500), Detail(False, 50, 500))
-
-
-@dataclass(frozen=True, slots=True)
 class Neighbours:
     """File names of the previous and the next page, None at an end, and of the index."""
 
@@ -61,22 +49,55 @@ class Neighbours:
     index: str | None = "index.html"
 
 
+@dataclass(frozen=True, slots=True)
+class CodeRow:
+    """A code in the list. i: its place there. spark: the path of its attention per chunk, spark_width wide."""
+
+    i: int
+    view: CodeView
+    spark: str
+    spark_width: int
+
+    @property
+    def bar(self) -> float:
+        """The probability in percent."""
+        return round(100 * self.view.probability, 1)
+
+    @property
+    def tick(self) -> float:
+        """The threshold in percent."""
+        return round(100 * self.view.threshold, 1)
+
+    @property
+    def cues(self) -> int:
+        """How many kinds of cues the code has."""
+        return len({cue.kind for cue in self.view.notes.cues})
+
+
 def render_page(page: ReportPage, neighbours: Neighbours = Neighbours(), *, size_limit: int = SIZE_LIMIT) -> str:
-    """The HTML of one admission's page, the same bytes for the same page.
+    """The HTML of one admission's page, the same for the same page; see `page_bytes`."""
+    return page_bytes(page, neighbours, size_limit=size_limit).decode()
+
+
+def page_bytes(page: ReportPage, neighbours: Neighbours = Neighbours(), *, size_limit: int = SIZE_LIMIT) -> bytes:
+    """One admission's page in UTF-8, the same bytes for the same page.
 
     Above size_limit bytes the page leaves out, in this order and saying so: the shades of the folded codes (true
     negatives), then all but the 500 strongest words of each code, then all but 50 rows of the folded codes. The note
     is never shortened.
     """
-    html = ""
-    passages: dict[str, tuple[PassageRow, ...]] = {}  # what is found for one plan serves the next
+    html, draft = b"", draft_of(page)
+    style, script = _style(page), asset("page.js") + asset("page_tools.js")
     for plan in PLANS:
-        rows = sum(bool(v.scores) + len(v.layers) for v in page.codes if plan.shade_folded or v.outcome not in FOLDED)
-        enough = plan is PLANS[-1] or plan.words_per_code or rows * len(page.words) * 4 // 3 < size_limit
-        if not enough:
+        last = plan is PLANS[-1]
+        shaded = sum(bool(v.scores) + len(v.layers) for v in page.codes if is_shaded(v, plan))
+        if not last and plan.words_per_code is None and shaded * len(page.words) * 4 // 3 >= size_limit:
             continue
-        html = _render(page, neighbours, plan, passages)
-        if len(html.encode()) <= size_limit:
+        shown = shown_under(draft, plan)
+        if not last and least_bytes(draft, shown, plan) + len(style) + len(script) >= size_limit:
+            continue
+        html = _render(draft, shown, plan, (style, script), neighbours)
+        if len(html) <= size_limit:
             break
     return html
 
@@ -119,42 +140,27 @@ def content_policy(style: str, script: str) -> str:
     )
 
 
-def _render(page: ReportPage, neighbours: Neighbours, plan: Detail, passages: dict[str, tuple[PassageRow, ...]]) -> str:
+def _render(draft: Draft, shown: Shown, plan: Detail, assets: tuple[Markup, Markup], neighbours: Neighbours) -> bytes:
+    page = draft.page
+    style, script = assets
     folded = [v for v in page.codes if v.outcome in FOLDED]
-    shown = [v for v in page.codes if v.outcome not in FOLDED] + folded[: plan.folded_rows]
-    with_scores = [bool(v.scores) and (plan.shade_folded or v.outcome not in FOLDED) for v in shown]
-    first = next((i for i, shaded in enumerate(with_scores) if shaded), 0 if shown else None)
-    reasons = sorted({reason for _, _, reason in page.unseen})
-    units = utf16_offsets(page.text)
-    payloads, found = [], []
-    breaks = breaks_of(page.words)
-    for view, shaded in zip(shown, with_scores, strict=True):
-        if shaded and view.code not in passages:
-            passages[view.code] = passage_rows(view, page, breaks)
-        parts = passages[view.code] if shaded else ()
-        found.append(parts)
-        payloads.append(code_payload(view, page, parts, units, plan.words_per_code if shaded else 0))
-    first_view = None if first is None else shown[first] if with_scores[first] else _unshaded(shown[first])
-    borders = asset("borders.css") if page.parts else ""
-    style = asset("report.css") + asset("page.css") + borders + _strip_style(page)
-    script = asset("page.js") + asset("page_tools.js")
     methods = page.methods
-    return (
+    pieces = (
         environment()
         .get_template("page.html.j2")
-        .render(
+        .generate(
             page=page,
             neighbours=neighbours,
             counts=[(o, page.count(o), OUTCOME_TEXT[o]) for o in OUTCOME_ORDER if page.count(o)],
-            groups=_rows(shown, page),
+            groups=_rows(shown.codes, page),
             folded_total=len(folded),
             folded_left_out=len(folded) - min(len(folded), plan.folded_rows),
             reduced=_reductions(plan, page, folded),
-            unseen=[(reason, sum(r == reason for _, _, r in page.unseen)) for reason in reasons],
-            note=note_html(page, first_view, reasons),
+            unseen=[(reason, sum(r == reason for _, _, r in page.unseen)) for reason in draft.reasons],
+            note=shown.note,
             right_to_left=_right_to_left(page.text),
-            first=None if first_view is None or first is None else _first(page, first_view, first, found[first]),
-            data=page_payload(page, payloads, reasons, units),
+            first=_first(draft, shown.view, shown.first),
+            data=data_block(draft, shown, plan),
             style=style,
             script=script,
             policy=content_policy(style, script),
@@ -170,17 +176,13 @@ def _render(page: ReportPage, neighbours: Neighbours, plan: Detail, passages: di
             verdicts=VERDICTS,
         )
     )
+    return b"".join(piece.encode() for piece in pieces)  # the large ones are ASCII, and by themselves encoded quickly
 
 
 def _right_to_left(text: str) -> bool:
     """Whether any letter runs from right to left; finding the direction costs a browser half of its time, so it is asked
     only then."""
     return not text.isascii() and any(unicodedata.bidirectional(c) in ("R", "AL") for c in set(text))
-
-
-def _unshaded(view: CodeView) -> CodeView:
-    """The view without scores, where the page holds none for it."""
-    return replace(view, scores=(), layers=())
 
 
 def _moved(page: ReportPage) -> str:
@@ -190,33 +192,28 @@ def _moved(page: ReportPage) -> str:
     return ", ".join(dict.fromkeys(s.title.strip().rstrip(":") or "the beginning" for s in early))
 
 
-def _rows(shown: Sequence[CodeView], page: ReportPage) -> list[tuple[bool, list[dict[str, Any]]]]:
+def _rows(shown: Sequence[CodeView], page: ReportPage) -> list[tuple[bool, list[CodeRow]]]:
     """The rows of the code list in two groups: (folded, rows)."""
-    rows = []
-    for i, view in enumerate(shown):
-        top = max(view.chunk_attention, default=0.0)
-        cells = [round(8 * x / top) if top > 0 else 0 for x in view.chunk_attention]
-        spark = "".join(f"M{5 * c} 8v-{h}h4v{h}z" for c, h in enumerate(cells) if h)
-        rows.append(
-            {
-                "i": i,
-                "view": view,
-                "bar": round(100 * view.probability, 1),
-                "tick": round(100 * view.threshold, 1),
-                "spark": spark,
-                "spark_width": max(1, 5 * len(page.chunk_words) - 1),
-                "label": OUTCOME_TEXT[view.outcome],
-                "folded": view.outcome in FOLDED,
-                "cues": len({cue.kind for cue in view.notes.cues}),
-            }
-        )
-    groups = [(False, [r for r in rows if not r["folded"]]), (True, [r for r in rows if r["folded"]])]
+    width = max(1, 5 * len(page.chunk_words) - 1)
+    rows = [CodeRow(i, view, _spark(view.chunk_attention), width) for i, view in enumerate(shown)]
+    groups = [(folded, [row for row in rows if (row.view.outcome in FOLDED) is folded]) for folded in (False, True)]
     return [(folded, group) for folded, group in groups if group]
 
 
-def _first(page: ReportPage, view: CodeView, number: int, parts: Sequence[PassageRow]) -> dict[str, Any]:
-    """What the page shows of its first code before any script runs."""
+def _spark(chunk_attention: Sequence[float]) -> str:
+    """The path of a bar per chunk, the highest 8 high."""
+    top = max(chunk_attention, default=0.0)
+    cells = [round(8 * x / top) if top > 0 else 0 for x in chunk_attention]
+    return "".join(f"M{5 * c} 8v-{h}h4v{h}z" for c, h in enumerate(cells) if h)
+
+
+def _first(draft: Draft, view: CodeView | None, number: int | None) -> dict[str, Any] | None:
+    """What the page shows of its first code before any script runs; None without a code."""
+    if view is None:
+        return None
+    page = draft.page
     shaded = bool(view.scores)
+    parts = draft.passages[view.code] if shaded else ()
     levels = shade_levels(quantise(view.scores)[0]) if shaded else np.zeros(len(page.words), dtype=np.int64)
     top = max(view.chunk_attention, default=0.0)
     rows = []
@@ -234,7 +231,7 @@ def _first(page: ReportPage, view: CodeView, number: int, parts: Sequence[Passag
             }
         )
     attention = view.chunk_attention or (0.0,) * len(page.chunk_words)
-    holds = _chunk_sections(page)
+    holds = _chunk_sections(page, draft.words)
     chunks = [
         {
             "number": c + 1,
@@ -278,14 +275,13 @@ def _where(page: ReportPage, part: PassageRow) -> str:
     return " · ".join([*words, *(f"{name.replace('_', ' ')} rank {rank}" for (name, _), (rank, _) in ranks)])
 
 
-def _chunk_sections(page: ReportPage) -> list[str]:
-    """For each chunk the titles of the sections that its words come from."""
+def _chunk_sections(page: ReportPage, words: NDArray[np.int64]) -> list[str]:
+    """For each chunk the titles of the sections that its words, with bounds (W, 2), come from."""
     found: list[dict[str, None]] = [{} for _ in page.chunk_words]
     if not page.sections:
         return [""] * len(found)
     starts = [section.start for section in page.sections]
-    firsts = np.array([start for start, _ in page.words], dtype=np.int64)
-    section = np.searchsorted(starts, firsts, side="right") - 1  # (W,)
+    section = np.searchsorted(starts, words[:, 0], side="right") - 1  # (W,)
     pairs = np.stack([np.array(page.word_chunks, dtype=np.int64), section], axis=1)  # (W, 2)
     changes = np.flatnonzero((np.diff(pairs, axis=0, prepend=-2) != 0).any(axis=1))
     for chunk, n in pairs[changes].tolist():
@@ -308,7 +304,8 @@ def _reductions(plan: Detail, page: ReportPage, folded: Sequence[CodeView]) -> l
     return out
 
 
-def _strip_style(page: ReportPage) -> str:
-    """The widths of the chunk cells, by words; in the style element because the policy forbids style attributes."""
-    widths = [max(count, 1) for count in page.chunk_words]
-    return "".join(f".strip .k{c + 1}{{flex-grow:{width}}}\n" for c, width in enumerate(widths))
+def _style(page: ReportPage) -> Markup:
+    """The style sheets of the page, and the widths of its chunk cells, by words; a style element holds them because the
+    policy forbids style attributes."""
+    widths = "".join(f".strip .k{c}{{flex-grow:{max(count, 1)}}}\n" for c, count in enumerate(page.chunk_words, 1))
+    return asset("report.css") + asset("page.css") + (asset("borders.css") if page.parts else "") + widths

@@ -9,7 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from reports.compare import LISTED, TOP, overlap_at, passage_rows
+from explain.snippets import breaks_of
+from reports.compare import LISTED, TOP, overlap_at, passage_rows, ranked, strongest_passage
 from reports.page import CodeNotes, CodeView, Layer, ReportPage, SectionView
 
 PageMaker = Callable[..., ReportPage]
@@ -103,6 +104,17 @@ def test_a_method_adds_only_passages_that_attention_has_not(make_page: PageMaker
     assert rows[0].section == -1  # a page without sections
 
 
+def test_the_strongest_passage_is_the_first(make_page: PageMaker) -> None:
+    for seed in range(4):
+        page = make_page(text_with_gaps(seed), layers=("occlusion",), seed=seed)
+        breaks = breaks_of(page.words)
+        zeros = (0.0,) * len(page.words)
+        for view in (page.codes[0], replace(page.codes[0], scores=()), replace(page.codes[0], scores=zeros)):
+            first = passage_rows(view, page)[0]
+            assert strongest_passage(view, breaks) == (first.first, first.last, first.peak)
+        assert strongest_passage(replace(view, layers=()), breaks) is None
+
+
 def test_no_passage_where_nothing_is_scored(make_page: PageMaker) -> None:
     page = make_page("alpha beta")
     assert passage_rows(replace(page.codes[0], scores=(0.0, 0.0)), page) == ()
@@ -121,6 +133,8 @@ def test_overlap_against_sets(make_page: PageMaker) -> None:
             mine = highest(view.scores, k)
             wanted = [len(mine & highest(layer.scores, k)) / min(k, len(page.words)) for layer in view.layers]
             assert list(overlap_at(view, k)) == pytest.approx(wanted)
+            if k <= 20:
+                assert overlap_at(view, k, [method.highest for method in ranked(view)]) == overlap_at(view, k)
     assert list(overlap_at(replace(view, layers=()))) == []
     assert list(overlap_at(replace(view, scores=()))) == []
     nothing = make_page("12 34", layers=("occlusion",))

@@ -12,9 +12,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from explain.snippets import HIDE_BELOW, breaks_of, quantise, snippets, words_for_half
+from explain.snippets import HIDE_BELOW, breaks_of, quantise, runs, snippets, strongest, words_for_half
 from reports.highlight import chunk_marks, note_html, shade_levels, share_on, utf16_offsets
-from reports.page import ReportPage
+from reports.page import CodeNotes, NoteView, ReportPage, Span
 from reports.render import asset
 
 PageMaker = Callable[..., ReportPage]
@@ -85,6 +85,20 @@ def test_words_for_half_against_dropping_one_by_one() -> None:
     assert words_for_half([0.0, 0.0]) == 0
 
 
+@pytest.mark.parametrize("digits", [9, 2, 1])
+def test_what_is_sorted_already_need_not_be_sorted_again(digits: int) -> None:
+    for seed, words in ((0, 5), (1, 300), (2, 2500)):
+        scores = np.round(np.random.default_rng(seed).normal(size=words), digits)
+        rising = np.sort(scores)
+        order = sorted(range(words), key=lambda w: (-scores[w], w))
+        for n in (1, 7, 130, 5000):
+            assert strongest(scores, n, rising).tolist() == strongest(scores, n).tolist() == order[:n]
+        assert words_for_half(scores, rising) == words_for_half(scores)
+        far = bytes(words)
+        for highest in (strongest(scores, 130), strongest(scores, 400)):
+            assert runs(scores, far, count=10, highest=highest) == runs(scores, far, count=10)
+
+
 def test_snippets_are_disjoint_around_falling_peaks(make_page: PageMaker) -> None:
     page = make_page(" ".join(f"w{i}a" for i in range(300)))
     view = page.codes[0]
@@ -143,6 +157,52 @@ def test_evidence_boxes_cover_exactly_the_span(make_page: PageMaker) -> None:
     assert [p[2] for p in pieces_of(unboxed)] == [
         p[2] for p in pieces_of(note_html(page, page.codes[0], ["no letter"]))
     ]
+
+
+def slow_pieces(page: ReportPage, reasons: list[str]) -> list[tuple[str, set[str], str]]:
+    """The pieces of a note whose first code is shaded by nothing, from one set of facts per character."""
+    first = page.codes[0]
+    spans = [span for view in page.codes for span in (*view.evidence, *view.decoys, *view.notes.keywords)]
+    cuts = {offset for s, e, _ in spans for offset in (s, e)} | {part.start for part in page.parts}
+    kinds = [("i", page.words), ("u", [(s, e) for s, e, _ in page.unseen]), ("b", [(s, e) for s, e, _ in spans])]
+    pieces: list[tuple[str, set[str], str]] = []
+    before: tuple[str, int] | None = None
+    for at, character in enumerate(page.text):
+        found = [(tag, n) for tag, given in kinds for n, (s, e) in enumerate(given) if s <= at < e]
+        tag, number = found[0] if found else ("", 0)
+        here = (tag, 0 if tag == "b" else number)  # a gap is one, whatever spans lie on it
+        marks = {f"r{reasons.index(page.unseen[number][2])}"} if tag == "u" else set()
+        for name, marked in (("w", first.notes.keywords), ("e", first.evidence), ("d", first.decoys)):
+            marks |= {name for s, e, _ in marked if s <= at < e}
+        goes_on = here == before and not (tag and at in cuts)
+        pieces.append((tag, marks, pieces.pop()[2] + character if goes_on else character))
+        before = here
+    return pieces
+
+
+def test_the_marked_up_note_against_character_by_character(make_page: PageMaker) -> None:
+    rng = np.random.default_rng(7)
+    parts = ["a<b", "x&y", '"q"', "it's", "caf\u00e9", "\U0001f9ea", "12", "word", "longer", "\n", " " * 70]
+    for _ in range(40):
+        text = " ".join(str(part) for part in rng.choice(parts, 30))
+
+        def spans(n: int, text: str = text) -> tuple[Span, ...]:
+            ends = sorted(rng.choice(len(text) + 1, 2 * n, replace=False).tolist())
+            return tuple((s, e, "term") for s, e in zip(ends[::2], ends[1::2], strict=True))
+
+        page = make_page(text, evidence=spans(2), decoys=spans(2), notes=CodeNotes(keywords=spans(3)))
+        borders = (
+            (0, *sorted(rng.choice(np.arange(1, len(text)), 2, replace=False).tolist())) if rng.random() < 0.5 else ()
+        )
+        page = replace(page, parts=tuple(NoteView(start) for start in borders))
+        view = replace(page.codes[0], scores=())
+        markup = note_html(page, view, ["no letter"])
+        for number in range(1, len(borders) + 1):
+            mark = f'<span role="separator" aria-label="Note {number} of 3" data-note="Note {number} of 3"></span>'
+            assert markup.count(mark) == 1
+            markup = markup.replace(mark, "")
+        edges = {"e0", "e1", "d0", "d1"}
+        assert [(tag, set(c) - edges, piece) for tag, c, piece in pieces_of(markup)] == slow_pieces(page, ["no letter"])
 
 
 def test_chunk_marks_stand_where_the_chunk_changes() -> None:

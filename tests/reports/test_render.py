@@ -18,8 +18,9 @@ import pytest
 
 import reports.render as render_module
 from explain.snippets import quantise
+from reports.draft import PLANS, data_block, draft_of, least_bytes, shown_under
 from reports.page import ReportPage
-from reports.render import Neighbours, environment, render_page
+from reports.render import Neighbours, environment, page_bytes, render_page
 
 PageMaker = Callable[..., ReportPage]
 
@@ -33,6 +34,7 @@ HOSTILE = {
     "template": "${alert(1)} {{ 7 * 7 }} {% raw %} `tick` \\u003c end",
     "trailing": "ends in spaces   \n\n",
     "comment": "a <!-- b --> c <![CDATA[ d ]]> e",
+    "place of scores": '{"": 0} [{"": 0}] \\"\\": 0} {\\"\\": 0} "q": {"": 0}, done',
     "one word": "x",
     "numbers only": "12 34 56",
 }
@@ -238,6 +240,31 @@ def test_above_the_limit_the_page_drops_in_order_and_says_so(make_page: PageMake
     assert full[at].tolist() == kept.tolist()
     assert min(kept) >= np.sort(full)[-500]
     assert Page(least).note_text == page.text
+
+
+def test_a_page_has_the_first_plan_that_is_small_enough(make_page: PageMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = make_page("caf\u00e9 \U0001f9ea " + "dyspnea " * 3500, codes=80, layers=("occlusion",))
+    alone = []
+    for plan in PLANS:
+        monkeypatch.setattr(render_module, "PLANS", (plan,))
+        alone.append(page_bytes(page, size_limit=1))
+    monkeypatch.undo()
+    sizes = [len(html) for html in alone]
+    assert sizes == sorted(set(sizes), reverse=True)
+    for limit in (sizes[0] + 1, *(size + more for size in sizes for more in (0, -1)), 1):
+        wanted = next((html for html in alone if len(html) <= limit), alone[-1])
+        assert page_bytes(page, size_limit=limit) == wanted
+        assert render_page(page, size_limit=limit) == wanted.decode()
+
+
+def test_the_least_size_is_below_the_size(make_page: PageMaker) -> None:
+    for words, layers in ((0, ()), (1, ("occlusion",)), (1501, ()), (1501, ("occlusion", "lime"))):
+        page = make_page("12 " + "a<b " * words, codes=6, layers=layers)
+        draft = draft_of(page)
+        for plan in PLANS:
+            shown = shown_under(draft, plan)
+            whole = len(data_block(draft, shown, plan)) + len(shown.note)
+            assert 0.7 * whole < least_bytes(draft, shown, plan) <= whole
 
 
 def test_many_codes_stay_within_the_limit(make_page: PageMaker) -> None:
