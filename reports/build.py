@@ -123,7 +123,7 @@ def build_page(
     return ReportPage(
         hadm_id=admission.hadm_id,
         text=admission.text,
-        words=tuple((int(s), int(e)) for s, e in reading.word_spans[order]),
+        words=tuple((s, e) for s, e in reading.word_spans[order].tolist()),
         word_chunks=tuple(chunk_of[order].tolist()),
         chunk_words=tuple(np.bincount(chunk_of[order], minlength=reading.chunks).tolist()),
         codes=tuple(sorted(views, key=lambda v: (OUTCOME_ORDER.index(v.outcome), -v.probability, v.code))),
@@ -172,10 +172,10 @@ def _unseen(reading: Reading, chunk_of: NDArray[np.int64]) -> tuple[Span, ...]:
             "expected one reason per piece; pass both from the same cleaning"
         )
     last_seen = int(np.flatnonzero(chunk_of >= 0).max(initial=-1))
+    missed = np.flatnonzero(chunk_of < 0)
     out = [
-        (int(s), int(e), AFTER_LAST_CHUNK if w > last_seen else NO_ROOM)
-        for w, (s, e) in enumerate(reading.word_spans)
-        if chunk_of[w] < 0
+        (s, e, AFTER_LAST_CHUNK if w > last_seen else NO_ROOM)
+        for w, (s, e) in zip(missed.tolist(), reading.word_spans[missed].tolist(), strict=True)
     ]
     by_start = reading.word_spans[np.argsort(reading.word_spans[:, 0], kind="stable")]  # (W, 2)
     for (start, end), reason in zip(reading.removed_spans.tolist(), reading.removed_reasons, strict=True):

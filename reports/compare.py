@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from explain.snippets import breaks_of, runs, strongest
-from reports.highlight import touching
+from explain.snippets import runs, strongest
+from reports.highlight import Words, touching, words_of
 from reports.page import CodeView, ReportPage
 
 TOP = 10  # passages per method
@@ -57,20 +57,20 @@ def _scores_of(view: CodeView) -> list[Sequence[float]]:
 
 
 def passage_rows(
-    view: CodeView, page: ReportPage, breaks: bytes | None = None, methods: Sequence[Ranked] | None = None
+    view: CodeView, page: ReportPage, words: Words | None = None, methods: Sequence[Ranked] | None = None
 ) -> tuple[PassageRow, ...]:
     """The union of each method's ten strongest passages: attention's first, in its order, then the others'.
 
-    A method's passage whose peak lies in one already listed is that one. breaks: `breaks_of` the page's words, and methods:
-    `ranked` the view, for who has them already.
+    A method's passage whose peak lies in one already listed is that one. words: `words_of` the page, and methods: `ranked`
+    the view, for who has them already.
     """
-    breaks = breaks_of(page.words) if breaks is None else breaks
+    words = words_of(page) if words is None else words
     methods = ranked(view) if methods is None else methods
     ranges: list[tuple[int, int, int]] = []
-    listed = bytearray(len(breaks))
+    listed = bytearray(len(words.breaks))
     count = LISTED if len(methods) == 1 else TOP
     for method in methods:
-        found = runs(method.scores, breaks, count=count, highest=method.highest)
+        found = runs(method.scores, words.breaks, count=count, highest=method.highest)
         new = [run for run in found if not listed[run[2]]]  # a method's runs are disjoint
         for first, last, _ in new:
             listed[first : last + 1] = b"\x01" * (last + 1 - first)
@@ -78,7 +78,8 @@ def passage_rows(
     if not ranges:
         return ()
     starts = [section.start for section in page.sections]
-    keywords, evidence = (touching(page.words, s).tobytes() if s else b"" for s in (view.notes.keywords, view.evidence))
+    marked = (view.notes.keywords, view.evidence)
+    keywords, evidence = (touching(words.bounds, spans).tobytes() if spans else b"" for spans in marked)
     return tuple(
         PassageRow(
             first,

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 from markupsafe import Markup
-from numpy.typing import NDArray
 
-from explain.snippets import breaks_of
 from reports.compare import PassageRow, passage_rows, ranked
-from reports.highlight import note_html, utf16_offsets, word_bounds
+from reports.highlight import Words, note_html, utf16_offsets, words_of
 from reports.page import CodeView, ReportPage
 from reports.payload import CodeData, Units, block_pieces, code_data, code_text, least_length
 
@@ -33,15 +30,14 @@ PLANS = (Detail(True, 1000, None), Detail(False, 1000, None), Detail(False, 1000
 class Draft:
     """What serves every plan; passages, codes and notes are filled as plans ask for them.
 
-    units: offsets in UTF-16 units. words: (W, 2). breaks: `breaks_of` them. block: `block_pieces`. passages: by code. codes: by
+    units: offsets in UTF-16 units. words: `words_of` the page. block: `block_pieces`. passages: by code. codes: by
     (code, shaded or not). notes: the marked-up note, by (first code, shaded or not).
     """
 
     page: ReportPage
     reasons: list[str]
     units: Units
-    words: NDArray[np.int64]
-    breaks: bytes
+    words: Words
     block: tuple[str, str]
     passages: dict[str, tuple[PassageRow, ...]] = field(default_factory=dict)
     codes: dict[tuple[str, bool], CodeData] = field(default_factory=dict)
@@ -64,9 +60,9 @@ class Shown:
 
 def draft_of(page: ReportPage) -> Draft:
     """A draft of the page in which no code is worked out yet."""
-    words, units = word_bounds(page), utf16_offsets(page.text)
+    words, units = words_of(page), utf16_offsets(page.text)
     reasons = sorted({reason for _, _, reason in page.unseen})
-    return Draft(page, reasons, units, words, breaks_of(words), block_pieces(page, reasons, units, words))
+    return Draft(page, reasons, units, words, block_pieces(page, reasons, units, words.bounds))
 
 
 def is_shaded(view: CodeView, plan: Detail) -> bool:
@@ -108,7 +104,7 @@ def _data_of(draft: Draft, view: CodeView, shaded: bool) -> CodeData:
     if (view.code, shaded) not in draft.codes:
         methods = ranked(view) if shaded else ()
         if shaded:
-            draft.passages[view.code] = passage_rows(view, draft.page, draft.breaks, methods)
+            draft.passages[view.code] = passage_rows(view, draft.page, draft.words, methods)
         parts = draft.passages[view.code] if shaded else ()
-        draft.codes[view.code, shaded] = code_data(view, draft.page, parts, draft.units, methods)
+        draft.codes[view.code, shaded] = code_data(view, draft.words.bounds, parts, draft.units, methods)
     return draft.codes[view.code, shaded]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import chain, product
 from operator import itemgetter
 
@@ -12,7 +13,7 @@ import numpy as np
 from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
-from explain.snippets import HIDE_BELOW, quantise
+from explain.snippets import HIDE_BELOW, breaks_of, quantise
 from reports.page import CodeView, Layer, ReportPage, Span
 
 LEVELS = 8
@@ -55,27 +56,36 @@ def utf16_offsets(text: str) -> NDArray[np.int64]:
     return np.cumsum(units)
 
 
-def word_bounds(page: ReportPage) -> NDArray[np.int64]:
-    """Start and end of each word of the page, (W, 2)."""
-    return np.fromiter(chain.from_iterable(page.words), np.int64, 2 * len(page.words)).reshape(-1, 2)
+@dataclass(frozen=True, slots=True, eq=False)
+class Words:
+    """The words of a page. bounds: start and end of each, (W, 2). breaks: `breaks_of` them."""
+
+    bounds: NDArray[np.int64]
+    breaks: bytes
 
 
-def share_on(scores: Sequence[float], words: Sequence[tuple[int, int]], spans: Sequence[Span]) -> tuple[float, int]:
-    """The sum of the scores on words that touch one of the spans, and how many words do."""
+def words_of(page: ReportPage) -> Words:
+    """The words of the page, for what asks for many at a time."""
+    bounds = np.fromiter(chain.from_iterable(page.words), np.int64, 2 * len(page.words)).reshape(-1, 2)
+    return Words(bounds, breaks_of(bounds))
+
+
+def share_on(scores: Sequence[float], words: NDArray[np.int64], spans: Sequence[Span]) -> tuple[float, int]:
+    """The sum of the scores on words, with bounds (W, 2), that touch one of the spans, and how many words do."""
     if not len(scores) or not spans:
         return 0.0, 0
     touched = touching(words, spans)
     return float(np.asarray(scores)[touched].sum()), int(touched.sum())
 
 
-def touching(words: Sequence[tuple[int, int]], spans: Sequence[Span]) -> NDArray[np.bool_]:
-    """(W,): words, sorted and apart, that touch one of the spans."""
+def touching(words: NDArray[np.int64], spans: Sequence[Span]) -> NDArray[np.bool_]:
+    """(W,): words, with bounds (W, 2), sorted and apart, that touch one of the spans."""
     touched = np.zeros(len(words), dtype=bool)
-    for start, end, _ in spans:
-        first = bisect_left(words, (start, start))
-        if first and words[first - 1][1] > start:
-            first -= 1
-        touched[first : bisect_left(words, (end, end))] = True
+    ranges = np.array([(start, end) for start, end, _ in spans], dtype=np.int64).reshape(-1, 2)
+    first = words[:, 1].searchsorted(ranges[:, 0], side="right")  # the first word that ends after the span begins
+    after = words[:, 0].searchsorted(ranges[:, 1])  # the first word that does not begin before the span ends
+    for low, high in zip(first.tolist(), after.tolist(), strict=True):
+        touched[low:high] = True
     return touched
 
 
@@ -90,9 +100,7 @@ def note_html(page: ReportPage, first: CodeView | None, reasons: Sequence[str]) 
     inside = {(s, e) for v in page.codes for s, e, _ in (*v.evidence, *v.decoys, *v.notes.keywords)}
     covered = _coverage(inside, len(text))
     borders = border_marks(page)
-    within = sorted(
-        {*borders, *(offset for span in inside for offset in span)}
-    )  # where a word, a piece or a gap may be cut
+    within = sorted({*borders, *chain.from_iterable(inside)})  # where a word, a piece or a gap may be cut
     boxes = [] if first is None else boxes_of(first)
     boxed = box_classes(boxes, _cuts(page, inside)) if boxes else {}
     special = [m.start() for m in _NEEDS_ESCAPE.finditer(text)]
@@ -150,11 +158,9 @@ def _marked(page: ReportPage, first: CodeView | None, reasons: Sequence[str]) ->
 
 def _cuts(page: ReportPage, inside: set[tuple[int, int]]) -> list[int]:
     """Where the text is cut: the ends of words, unseen pieces and spans."""
-    cuts = {0, len(page.text)}
-    cuts.update(offset for span in page.words for offset in span)
+    cuts = {0, len(page.text), *(part.start for part in page.parts)}
+    cuts.update(chain.from_iterable(page.words), chain.from_iterable(inside))
     cuts.update(offset for s, e, _ in page.unseen for offset in (s, e))
-    cuts.update(offset for span in inside for offset in span)
-    cuts.update(part.start for part in page.parts)
     return sorted(cuts)
 
 

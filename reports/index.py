@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from explain.snippets import breaks_of
 from reports.compare import overlap_at, strongest_passage
-from reports.highlight import word_bounds
+from reports.highlight import words_of
 from reports.page import CodeView, Outcome, ReportPage
 from reports.render import OUTCOME_TEXT, asset, content_policy, environment
 from reports.tables import ROWS, Column, Table, kept_flags, table_data
@@ -149,7 +148,7 @@ class Tally:
     def add(self, page: ReportPage, file: str, *, text: bool = True) -> None:
         """Count a page that was written to the file."""
         here: Counter[str] = Counter()
-        breaks = breaks_of(word_bounds(page))
+        breaks = words_of(page).breaks
         for view in page.codes:
             self.titles.setdefault(view.code, view.title)
             self.counts.setdefault(view.code, Counter())[view.outcome] += 1

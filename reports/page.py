@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -13,6 +14,8 @@ from hilat.admissions import HilatError
 
 Outcome = Literal["FP", "FN", "TP", "TN", "predicted", "not predicted"]
 Span = tuple[int, int, str]
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 OUTCOME_ORDER: tuple[Outcome, ...] = ("FP", "FN", "TP", "predicted", "not predicted", "TN")
 
@@ -185,7 +188,7 @@ class ReportPage:
         here = f"the page of admission {self.hadm_id}"
         if not self.hadm_id:
             raise HilatError("a page has an empty hadm_id; every page needs one; fill it from the admission")
-        if "\r" in self.text or "\x00" in self.text or any("\ud800" <= c <= "\udfff" for c in self.text):
+        if "\r" in self.text or "\x00" in self.text or _SURROGATE.search(self.text):
             raise HilatError(f"{here} holds CR, NUL or lone surrogates; a browser changes them; use plain_text first")
         marked = sorted([*self.words, *((start, end) for start, end, _ in self.unseen)])
         _check_spans(marked, len(self.text), f"{here}, words and unseen pieces")
@@ -195,7 +198,7 @@ class ReportPage:
             raise HilatError(
                 f"{here} has {len(self.words)} words and {len(self.word_chunks)} chunk numbers; give one per word"
             )
-        if any(not 0 <= chunk < len(self.chunk_words) for chunk in self.word_chunks):
+        if self.word_chunks and not 0 <= min(self.word_chunks) <= max(self.word_chunks) < len(self.chunk_words):
             raise HilatError(f"{here} has a word outside its {len(self.chunk_words)} chunks; count chunks from 0")
         starts = [part.start for part in self.parts]
         if starts != sorted(set(starts)) or any(not 0 <= start < max(1, len(self.text)) for start in starts):

@@ -62,10 +62,15 @@ def block_pieces(page: ReportPage, reasons: Sequence[str], units: Units, words: 
 
 
 def code_data(
-    view: CodeView, page: ReportPage, parts: Sequence[PassageRow], units: Units, methods: Sequence[Ranked]
+    view: CodeView,
+    words: NDArray[np.int64],
+    parts: Sequence[PassageRow],
+    units: Units,
+    methods: Sequence[Ranked],
 ) -> CodeData:
-    """One code of the data block; methods: its scores `ranked`, none for a code that is not shaded."""
-    on, on_terms = (share_on(view.scores, page.words, s) for s in (view.evidence, view.notes.keywords))
+    """One code of the data block; words: their bounds (W, 2). methods: its scores `ranked`, none for a code that is not
+    shaded."""
+    on, on_terms = (share_on(view.scores, words, s) for s in (view.evidence, view.notes.keywords))
     attention = [quantise(method.scores) for method in methods[:1]]
     layers = [quantise_signed(method.scores) for method in methods[1:]]
     facts: dict[str, Any] = {

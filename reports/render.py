@@ -211,7 +211,7 @@ def _first(draft: Draft, view: CodeView | None, number: int | None) -> dict[str,
     """What the page shows of its first code before any script runs; None without a code."""
     if view is None:
         return None
-    page = draft.page
+    page, words = draft.page, draft.words.bounds
     shaded = bool(view.scores)
     parts = draft.passages[view.code] if shaded else ()
     levels = shade_levels(quantise(view.scores)[0]) if shaded else np.zeros(len(page.words), dtype=np.int64)
@@ -231,7 +231,7 @@ def _first(draft: Draft, view: CodeView | None, number: int | None) -> dict[str,
             }
         )
     attention = view.chunk_attention or (0.0,) * len(page.chunk_words)
-    holds = _chunk_sections(page, draft.words)
+    holds = _chunk_sections(page, words)
     chunks = [
         {
             "number": c + 1,
@@ -256,9 +256,9 @@ def _first(draft: Draft, view: CodeView | None, number: int | None) -> dict[str,
             (name, [(page.text[s:e], kind) for s, e, kind in spans])
             for name, spans in (("e", view.evidence), ("d", view.decoys))
         ],
-        "on": share_on(view.scores, page.words, view.evidence),
+        "on": share_on(view.scores, words, view.evidence),
         "terms": sorted(Counter(term for _, _, term in view.notes.keywords).items(), key=lambda t: (-t[1], t[0])),
-        "on_terms": share_on(view.scores, page.words, view.notes.keywords),
+        "on_terms": share_on(view.scores, words, view.notes.keywords),
     }
 
 

@@ -125,7 +125,7 @@ def test_share_on_evidence_against_a_loop(make_page: PageMaker) -> None:
     view = page.codes[0]
     spans = ((7, 10, "evidence"), (18, 19, "evidence"))
     expected = [w for w, (s, e) in enumerate(page.words) if any(s < b and e > a for a, b, _ in spans)]
-    share, count = share_on(view.scores, page.words, spans)
+    share, count = share_on(view.scores, np.array(page.words), spans)
     assert count == len(expected) == 2
     assert share == pytest.approx(sum(view.scores[w] for w in expected))
 
