@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
@@ -34,6 +33,7 @@ from transformers.models.xlnet.modeling_xlnet import (
 )
 
 from hilat.encoders import kernels
+from hilat.encoders.active_product import ActiveProduct
 from hilat.encoders.relative_attention import Dropout, RelativeAttention, SeededDropout
 
 if TYPE_CHECKING:
@@ -206,8 +206,7 @@ def _layer(layer: XLNetLayer, states: Tensor, positions: Tensor, given: _Chunks)
     own, feed = layer.rel_attn, layer.ff
     mixed = _attention(own, states, positions, given)  # (B, T, D)
     after = own.layer_norm(_drop(F.linear(mixed, own.o.flatten(1)), own.dropout, given) + states)
-    inner = _drop(_activated(feed, feed.layer_1(after)), feed.dropout, given)  # (B, T, d_inner)
-    output: Tensor = feed.layer_norm(_drop(feed.layer_2(inner), feed.dropout, given) + after)  # (B, T, D)
+    output: Tensor = feed.layer_norm(_drop(_fed_forward(feed, after, given), feed.dropout, given) + after)  # (B, T, D)
     return output
 
 
@@ -238,34 +237,18 @@ def _attention_by_kernel(own: XLNetRelativeAttention, states: Tensor, positions:
     return attended
 
 
-def _activated(feed: XLNetFeedForward, inner: Tensor) -> Tensor:
-    """The activation function of each number; its slope is kept where inputs alone have gradients (explanations)."""
-    if inner.requires_grad and not (feed.training or feed.layer_1.weight.requires_grad):
-        kept: Tensor = _KeptSlope.apply(inner, feed.activation_function)  # type: ignore[no-untyped-call]
-        return kept
-    output: Tensor = feed.activation_function(inner)
-    return output
-
-
-class _KeptSlope(torch.autograd.Function):
-    """A function of each number on its own whose slope is computed once, not again in each of many backward passes."""
-
-    @staticmethod
-    def forward(ctx: Any, inner: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """function(inner)."""
-        with torch.enable_grad():
-            leaf = inner.detach().requires_grad_()
-            output = function(leaf)
-            (slope,) = torch.autograd.grad(output.sum(), leaf)
-        ctx.save_for_backward(slope)
-        return output.detach()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, down: Tensor) -> tuple[Tensor, None]:
-        """down times the slope."""
-        (slope,) = ctx.saved_tensors
-        return down * slope, None
+def _fed_forward(feed: XLNetFeedForward, x: Tensor, given: _Chunks) -> Tensor:
+    """The feed-forward layer's products with what is between them (B, T, D)."""
+    inner, last = feed.layer_1(x), feed.layer_2  # (B, T, d_inner)
+    as_made = type(last) is nn.Linear and last.bias is not None and last.weight.dtype == inner.dtype
+    if given.way != "blocks" or not as_made or torch.is_autocast_enabled("cpu"):
+        output: Tensor = last(_drop(feed.activation_function(inner), feed.dropout, given))
+        return output
+    noise = _next_noise(feed.dropout, given)
+    output = ActiveProduct.apply(  # type: ignore[no-untyped-call]
+        inner.flatten(0, 1), last.weight, last.bias, feed.activation_function, noise
+    )
+    return output.view_as(x)
 
 
 def _attention(own: XLNetRelativeAttention, states: Tensor, positions: Tensor, given: _Chunks) -> Tensor:

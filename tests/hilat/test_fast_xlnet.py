@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers import XLNetConfig, XLNetModel
+from transformers.activations import ACT2FN
 
 from explain.deep_lift import with_multipliers
 from hilat.encoders import encoder_path, load_encoder, new_encoder, relative_attention, xlnet_token_types
+from hilat.encoders.active_product import ActiveProduct
 from hilat.encoders.relative_attention import Dropout, RelativeAttention, SeededDropout
 from hilat.encoders.xlnet import FastXLNetModel
 from hilat.model import build_model
@@ -206,6 +209,34 @@ def test_gradients_with_dropout(p: float, scores: int, monkeypatch: pytest.Monke
     assert torch.autograd.gradcheck(lambda *parts: run(*parts, r.detach(), None, noise), moving)  # type: ignore[no-untyped-call]
     x = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: SeededDropout.apply(x, noise), (x,))  # type: ignore[no-untyped-call]
+
+
+def _product(function: nn.Module, noise: Dropout | None, *parts: Tensor) -> Tensor:
+    product: Tensor = ActiveProduct.apply(*parts, function, noise)  # type: ignore[no-untyped-call]
+    return product
+
+
+@pytest.mark.parametrize("name", ["gelu", "relu", "swish", "linear"])
+@pytest.mark.parametrize("noise", [None, Dropout(0.4, (5,))])
+@pytest.mark.parametrize("learned", [(True, True), (True, False), (False, True), (False, False)])
+def test_feed_forward_gradients(name: str, noise: Dropout | None, learned: tuple[bool, bool]) -> None:
+    """Finite differences, whichever of weight and bias has a gradient; and transformers' steps with the seed's mask."""
+    torch.manual_seed(0)
+    shapes = ((3, 5), True), ((2, 5), learned[0]), ((2,), learned[1])
+    inner, weight, bias = (torch.randn(*size, dtype=torch.float64).requires_grad_(moves) for size, moves in shapes)
+    function = ACT2FN[name]
+    assert torch.autograd.gradcheck(partial(_product, function, noise), (inner, weight, bias))  # type: ignore[no-untyped-call]
+    kept, scale = (1.0, 1.0) if noise is None else (noise.masks()(torch.empty(3, 5)), noise.scale)
+    expected = (function(inner) * kept * scale) @ weight.t() + bias
+    torch.testing.assert_close(_product(function, noise, inner, weight, bias), expected)
+
+
+def test_feed_forward_keeps_one_tensor_of_its_inner_width() -> None:
+    _, fast = _pair(torch.float64, "blocks", 0.1, n_layer=1, dropout=0.1)
+    kept: list[tuple[int, ...]] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(tuple(x.shape)) or x, lambda x: x):  # type: ignore[func-returns-value]
+        fast(inputs_embeds=torch.randn(2, 7, D, dtype=torch.float64, requires_grad=True), use_mems=False)
+    assert sum(shape in ((14, 40), (2, 7, 40)) for shape in kept) == 1
 
 
 def test_dropped_weights_are_those_of_the_mask() -> None:

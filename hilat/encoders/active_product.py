@@ -1,0 +1,67 @@
+"""The second half of a feed-forward layer, with one tensor of its inner width kept for the backward pass instead of two."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from hilat.encoders.relative_attention import Dropout
+
+
+class ActiveProduct(torch.autograd.Function):
+    """product(drop(function(inner))), which keeps the inner numbers and not what the function made of them.
+
+    Where inputs alone have gradients (explanations) the function's slope is kept in their place, so that it is computed once
+    and not again in each of many backward passes.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        inner: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        function: Callable[[Tensor], Tensor],
+        noise: Dropout | None,
+    ) -> Tensor:
+        """(rows, D) from inner (rows, d_inner), weight (D, d_inner) and bias (D,)."""
+        ctx.slope = noise is None and ctx.needs_input_grad[:3] == (True, False, False)
+        active, slope = _with_slope(function, inner) if ctx.slope else (function(inner), inner)
+        ctx.save_for_backward(slope, weight)
+        ctx.function, ctx.noise = function, noise
+        if noise is None:
+            return torch.addmm(bias, active, weight.t())
+        return torch.addmm(bias, noise.masks()(active).mul_(active), weight.t(), alpha=noise.scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, down: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of inner, weight and bias."""
+        kept, weight = ctx.saved_tensors
+        to_active = torch.mm(down, weight)  # (rows, d_inner)
+        if ctx.slope:
+            return to_active.mul_(kept), None, None, None, None
+        noise: Dropout | None = ctx.noise
+        mask = None if noise is None else noise.masks()(kept).mul_(noise.scale)
+        if mask is not None:
+            to_active.mul_(mask)
+        active, to_inner = _with_slope(ctx.function, kept, to_active)
+        if mask is not None:
+            active = mask.mul_(active)
+        to_weight = torch.mm(down.t(), active) if ctx.needs_input_grad[1] else None
+        return to_inner, to_weight, down.sum(0) if ctx.needs_input_grad[2] else None, None, None
+
+
+def _with_slope(
+    function: Callable[[Tensor], Tensor], inner: Tensor, down: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """function(inner), and its slope at each number, times `down` where that is given."""
+    with torch.enable_grad():
+        leaf = inner.detach().requires_grad_()
+        output = function(leaf)
+        (slope,) = torch.autograd.grad(output, leaf, torch.ones_like(output) if down is None else down)
+    return output.detach(), slope
