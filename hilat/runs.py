@@ -1,10 +1,13 @@
-"""The folder of a run: whether it may be begun there, or gone on with."""
+"""The folder of a run: whether it may be begun there, or gone on with, and by whom."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from hilat.admissions import HilatError
 from hilat.files import read_json
@@ -39,3 +42,20 @@ def make_writable(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise HilatError(f"cannot write {folder}: {error.strerror}; choose a folder that you may write to") from None
+
+
+@contextmanager
+def alone_in(folder: Path, what: str) -> Iterator[None]:
+    """Be the only such command at work in the folder, which is made; a command that is killed leaves it free.
+
+    Raises:
+        HilatError: another one is at work there.
+    """
+    make_writable(folder)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise HilatError(
+            f"another {what} is at work in {folder}; expected to be the only one. Wait for it, or choose another --out"
+        ) from None

@@ -51,6 +51,7 @@ def study(
 
       [bold]hilat study examples/studies/ablations-planted.yaml --corpus corpora/planted --out out/ablations --jobs 4[/]
     """
+    from hilat.runs import alone_in
     from hilat.study import plan_runs, read_study
     from hilat.study_jobs import run_all
     from hilat.study_run import RunOptions
@@ -68,10 +69,12 @@ def study(
         _show_plan(given, runs, out_folder, json)
         return
     options = RunOptions(device, batch_size, keep_models)
-    failed = run_all(given, runs, out_folder, jobs=jobs, options=options, tell=_Told(len(runs)))
-    result = gather(given, runs, out_folder, failed, resamples=resamples, tell=say)
+    with alone_in(out_folder, "hilat study"):
+        failed = run_all(given, runs, out_folder, jobs=jobs, options=options, tell=_Told(len(runs)))
+        result = gather(given, runs, out_folder, failed, resamples=resamples, tell=say)
+        if result is not None:
+            write_tables(result, out_folder)
     if result is not None:
-        write_tables(result, out_folder)
         if json:
             emit_json(as_json(result))
         else:

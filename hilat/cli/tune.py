@@ -52,6 +52,7 @@ def tune(
     from hilat.cli.train import _texts
     from hilat.corpora import read_corpus
     from hilat.corpora.folder import read_manifest
+    from hilat.runs import alone_in
     from hilat.tuning import tune as run
     from hilat.tuning_space import read_search
 
@@ -62,7 +63,9 @@ def tune(
     there = read_manifest(corpus)["splits"]
     read = read_corpus(corpus, splits=tuple(name for name in ("train", "val") if name in there))
     texts = _texts(unlabelled) if unlabelled else []
-    result = run(read, search, out_folder, unlabelled=texts, device=device, tell=_Told(search.base.best, search.trials))
+    told = _Told(search.base.best, search.trials)
+    with alone_in(out_folder, "hilat tune"):
+        result = run(read, search, out_folder, unlabelled=texts, device=device, tell=told)
     if json:
         shown = {"trials": [dataclasses.asdict(row) for row in result.trials], "best": dataclasses.asdict(result.best)}
         emit_json({**shown, "settings": result.settings.to_dict(), "measure": search.base.best})

@@ -21,6 +21,7 @@ from hilat.coder import load_coder
 from hilat.corpora import read_corpus, write_corpus
 from hilat.corpora.planted import PlantedSettings, make_planted
 from hilat.evaluation import evaluate
+from hilat.runs import alone_in
 from hilat.significance import holm
 from hilat.study import Study, StudyRun, plan_runs, read_study
 from hilat.study_jobs import RunEvent, run_all, run_folder, state_of, visible_gpu
@@ -302,6 +303,17 @@ def test_the_command_lists_shows_and_refuses(run: Callable[..., Any], place: Pat
         assert (answer.code, words in " ".join((answer.out + answer.err).split())) == (code, True), answer.err
         assert not (place / "new").exists()
     assert "Examples" in run("study", "--help").out
+
+
+def test_a_second_study_in_a_folder_is_refused_while_one_is_at_work(
+    run: Callable[..., Any], place: Path, done: Path
+) -> None:
+    arguments = ("study", place / "study.yaml", "--out", done, "--resamples", "100")
+    with alone_in(done, "hilat study"):
+        refused = run(*arguments)
+        assert refused.code == 1
+        assert "another hilat study is at work" in " ".join(refused.err.split())
+    assert run(*arguments).code == 0
 
 
 SMALL = {
