@@ -60,7 +60,8 @@ def _with_slope(
     function: Callable[[Tensor], Tensor], inner: Tensor, down: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """function(inner), and its slope at each number, times `down` where that is given."""
-    with torch.enable_grad():
+    # What is saved here is used at once: hooks around it (gradient checkpointing's) would encode everything again for it.
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x):
         leaf = inner.detach().requires_grad_()
         output = function(leaf)
         (slope,) = torch.autograd.grad(output, leaf, torch.ones_like(output) if down is None else down)

@@ -196,8 +196,9 @@ def test_the_index_sorts_and_filters(opened: Open, make_page: PageMaker, tmp_pat
         tab.fill("[data-filter='t-admissions']", "")
         tab.click("#t-admissions a:has-text('102')")
         assert re.search(r"admission-102\.html$", tab.url)
+        tab.wait_for_load_state()  # keys pressed before the page's script runs are lost
         tab.keyboard.press("]")
-        tab.wait_for_url("**/admission-103.html")
+        tab.wait_for_url("**/admission-103.html")  # waits for the page's load too
         tab.keyboard.press("u")
         tab.wait_for_url("**/index.html")
 
