@@ -238,10 +238,10 @@ def _attention_by_kernel(own: XLNetRelativeAttention, states: Tensor, positions:
 
 
 def _fed_forward(feed: XLNetFeedForward, x: Tensor, given: _Chunks) -> Tensor:
-    """The feed-forward layer's products with what is between them (B, T, D)."""
+    """The feed-forward layer's products with what is between them (B, T, D); as modules where one was put around (LoRA)."""
     inner, last = feed.layer_1(x), feed.layer_2  # (B, T, d_inner)
-    as_made = type(last) is nn.Linear and last.bias is not None and last.weight.dtype == inner.dtype
-    if given.way != "blocks" or not as_made or torch.is_autocast_enabled("cpu"):
+    unwrapped = type(last) is nn.Linear and last.bias is not None and last.weight.dtype == inner.dtype
+    if given.way != "blocks" or not unwrapped or torch.is_autocast_enabled("cpu"):
         output: Tensor = last(_drop(feed.activation_function(inner), feed.dropout, given))
         return output
     noise = _next_noise(feed.dropout, given)
