@@ -16,7 +16,7 @@ Axis letters: H heads, B chunks, T tokens, m queries of a block, w relative keys
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,8 +26,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 QUERIES = 128  # of a block; 64 to 256 differ by a few per cent
-# Head-and-chunk pairs times queries times tokens of a block: its scores take 3 MB in float32, and stay in the cache.
-BLOCK_SCORES = 786_432
+# Head-and-chunk pairs times queries times tokens of a block: its scores take 1 MB in float32, and stay in the cache.
+BLOCK_SCORES = 262_144
 _ALIGNED = 16
 
 
@@ -126,6 +126,10 @@ class Block:
         """The part (pairs, T, ...) of (H, B, T, ...) that belongs to the block's heads and chunks, as a view."""
         return x[self.h0 : self.h1, self.b0 : self.b1].view(self.pairs, *x.shape[2:])
 
+    def by_chunk(self, x: Tensor) -> Tensor:
+        """The block's part (heads, chunks, m, E) of (B, T, H, E), as a view."""
+        return x[self.b0 : self.b1, self.t0 : self.t1, self.h0 : self.h1].permute(2, 0, 1, 3)
+
     def by_key(self, scores: Tensor) -> Tensor:
         """The relative scores (heads, chunks * m, w) read by key: a view (pairs, m, T)."""
         m, w = self.t1 - self.t0, scores.shape[-1]
@@ -145,20 +149,46 @@ def _blocks(heads: int, chunks: int, tokens: int) -> Iterator[Block]:
                 )
 
 
-def _probabilities(q: Tensor, k: Tensor, q_r: Tensor, r: Tensor, hidden: Tensor | None, block: Block) -> Tensor:
-    """Softmax of the block's scores (pairs, m, T)."""
+@dataclass(frozen=True, slots=True)
+class _Scratch:
+    """Memory that the blocks of one pass write in, one after the other, so that it stays in the cache."""
+
+    like: Tensor
+    _made: dict[tuple[str, tuple[int, ...]], Tensor] = field(default_factory=dict)
+
+    def __call__(self, name: str, *shape: int) -> Tensor:
+        """A tensor of that name and shape, the same each time; zeros at first."""
+        if (name, shape) not in self._made:
+            self._made[name, shape] = self.like.new_zeros(shape)
+        return self._made[name, shape]
+
+
+def _probabilities(
+    q: Tensor,
+    k: Tensor,
+    q_r: Tensor,
+    r: Tensor,
+    hidden: Tensor | None,
+    block: Block,
+    scratch: _Scratch,
+    kept: bool = False,
+) -> Tensor:
+    """Softmax of the block's scores (pairs, m, T); in memory of its own where it is kept."""
     n = block.h1 - block.h0
     near = r[block.h0 : block.h1, block.relative]  # (heads, w, E)
-    relative = torch.bmm(
-        block.queries(q_r).reshape(n, -1, q_r.shape[-1]), near.transpose(1, 2)
-    )  # (heads, chunks * m, w)
-    scores = torch.bmm(block.queries(q), block.keys(k).transpose(1, 2))  # (pairs, m, T)
+    asked = block.queries(q_r).reshape(n, -1, q_r.shape[-1])  # (heads, chunks * m, E)
+    relative = scratch("relative", n, asked.shape[1], near.shape[1])
+    torch.bmm(asked, near.transpose(1, 2), out=relative)
+    shape = (block.pairs, block.t1 - block.t0, block.tokens)
+    scores = q.new_empty(shape) if kept else scratch("scores", *shape)
+    torch.bmm(block.queries(q), block.keys(k).transpose(1, 2), out=scores)
     scores.add_(block.by_key(relative))
     if hidden is not None:
         masked = hidden[block.b0 : block.b1, block.t0 : block.t1]  # (chunks, m, T)
         scores.view(n, *masked.shape).add_(masked)
-    wide = torch.promote_types(scores.dtype, torch.float32)
-    return torch.softmax(scores, -1, dtype=wide).to(scores.dtype)
+    if torch.promote_types(scores.dtype, torch.float32) == scores.dtype:
+        return torch.softmax(scores, -1, out=scores)
+    return scores.copy_(torch.softmax(scores, -1, dtype=torch.float32))
 
 
 class RelativeAttention(torch.autograd.Function):
@@ -175,7 +205,7 @@ class RelativeAttention(torch.autograd.Function):
         hidden: Tensor | None,
         dropout: Dropout | None,
     ) -> Tensor:
-        """Output (H, B, T, E).
+        """Output (B, T, H, E).
 
         q, k: (H, B, T, E'), scores already divided by sqrt(E). v, q_r: (H, B, T, E). r: (H, 2T, E), for i - j = T, T - 1,
         ..., 1 - T. hidden: (B, T, T), 0 where query i sees key j, -inf where not. All contiguous, of one dtype.
@@ -187,17 +217,18 @@ class RelativeAttention(torch.autograd.Function):
         explained = ctx.needs_input_grad[0] and not ctx.needs_input_grad[4] and dropout is None
         ctx.weights = [] if explained else None
         mask = None if dropout is None else dropout.masks()
-        output = torch.empty_like(v)
-        for block in _blocks(*v.shape[:3]):
-            weights = _probabilities(q, k, q_r, r, hidden, block)
+        heads, chunks, tokens, size = v.shape
+        output = v.new_empty(chunks, tokens, heads, size)
+        scratch = _Scratch(v)
+        for block in _blocks(heads, chunks, tokens):
+            weights = _probabilities(q, k, q_r, r, hidden, block, scratch, kept=explained)
             if explained:
                 ctx.weights.append(weights)
             if mask is not None:
                 weights.mul_(mask(weights))
-            mixed = torch.bmm(weights, block.keys(v))  # (pairs, m, E)
-            output[block.h0 : block.h1, block.b0 : block.b1, block.t0 : block.t1] = mixed.view(
-                block.h1 - block.h0, block.b1 - block.b0, *mixed.shape[1:]
-            )
+            mixed = scratch("mixed", *weights.shape[:2], size)
+            torch.bmm(weights, block.keys(v), out=mixed)  # (pairs, m, E)
+            block.by_chunk(output).copy_(mixed.view(block.h1 - block.h0, -1, *mixed.shape[1:]))
         return output if dropout is None else output.mul_(dropout.scale)
 
     @staticmethod
@@ -206,8 +237,7 @@ class RelativeAttention(torch.autograd.Function):
         """Gradients of q, k, v, q_r and r."""
         q, k, v, q_r, r, hidden = ctx.saved_tensors
         dropout: Dropout | None = ctx.dropout
-        slope = slope.contiguous() if dropout is None else slope.contiguous() * dropout.scale
-        mask = None if dropout is None else dropout.masks()
+        mask, scale = (None, 1.0) if dropout is None else (dropout.masks(), dropout.scale)
         to_q, to_k, to_v, to_q_r, to_r = (
             torch.empty_like(q),
             torch.zeros_like(k),
@@ -215,27 +245,33 @@ class RelativeAttention(torch.autograd.Function):
             torch.empty_like(q_r),
             torch.zeros_like(r),
         )
+        scratch = _Scratch(v)
         for i, block in enumerate(_blocks(*v.shape[:3])):
-            weights = ctx.weights[i] if ctx.weights else _probabilities(q, k, q_r, r, hidden, block)
-            down = block.queries(slope)  # (pairs, m, E)
-            to_weights = torch.bmm(down, block.keys(v).transpose(1, 2))  # (pairs, m, T)
+            weights = ctx.weights[i] if ctx.weights else _probabilities(q, k, q_r, r, hidden, block, scratch)
+            n, (pairs, m, tokens) = block.h1 - block.h0, weights.shape
+            down = scratch("down", pairs, m, v.shape[-1])
+            torch.mul(block.by_chunk(slope), scale, out=down.view(n, -1, *down.shape[1:]))
+            to_weights = scratch("slopes", pairs, m, tokens)
+            torch.bmm(down, block.keys(v).transpose(1, 2), out=to_weights)
             dropped = weights
             if mask is not None:
                 kept = mask(weights)
                 to_weights.mul_(kept)
                 dropped = kept.mul_(weights)
             block.keys(to_v).baddbmm_(dropped.transpose(1, 2), down)
-            to_scores = torch._softmax_backward_data(to_weights, weights, -1, weights.dtype)
+            to_scores = torch.ops.aten._softmax_backward_data(
+                to_weights, weights, -1, weights.dtype, grad_input=to_weights
+            )
             here = slice(block.h0, block.h1), slice(block.b0, block.b1), slice(block.t0, block.t1)
             to_q[here] = torch.bmm(to_scores, block.keys(k)).view(to_q[here].shape)
             block.keys(to_k).baddbmm_(to_scores.transpose(1, 2), block.queries(q))
 
             near = r[block.h0 : block.h1, block.relative]  # (heads, w, E)
-            n, w = near.shape[:2]
-            relative = to_scores.new_zeros((n, len(down) // n * down.shape[1], w))
+            # What no key stands behind is 0, and never written.
+            relative = scratch("relative slopes", n, pairs // n * m, near.shape[1])
             block.by_key(relative).copy_(to_scores)
             to_q_r[here] = torch.bmm(relative, near).view(to_q_r[here].shape)
             if ctx.needs_input_grad[4]:
                 asked = block.queries(q_r).reshape(n, -1, q_r.shape[-1])  # (heads, chunks * m, E)
-                to_r[block.h0 : block.h1, block.relative].add_(torch.bmm(relative.transpose(1, 2), asked))
+                to_r[block.h0 : block.h1, block.relative].baddbmm_(relative.transpose(1, 2), asked)
         return to_q, to_k, to_v, to_q_r, to_r[:, : 1 - _ALIGNED], None, None

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 from transformers import XLNetModel
+from transformers.activations import GELUActivation
 from transformers.models.xlnet.modeling_xlnet import (
     XLNetFeedForward,
     XLNetLayer,
@@ -205,9 +206,16 @@ def _layer(layer: XLNetLayer, states: Tensor, positions: Tensor, given: _Chunks)
     """The layer's output (B, T, D)."""
     own, feed = layer.rel_attn, layer.ff
     mixed = _attention(own, states, positions, given)  # (B, T, D)
-    after = own.layer_norm(_drop(F.linear(mixed, own.o.flatten(1)), own.dropout, given) + states)
-    output: Tensor = feed.layer_norm(_drop(_fed_forward(feed, after, given), feed.dropout, given) + after)  # (B, T, D)
+    after = own.layer_norm(_plus(_drop(F.linear(mixed, own.o.flatten(1)), own.dropout, given), states))
+    output: Tensor = feed.layer_norm(
+        _plus(_drop(_fed_forward(feed, after, given), feed.dropout, given), after)
+    )  # (B, T, D)
     return output
+
+
+def _plus(x: Tensor, y: Tensor) -> Tensor:
+    """x + y; where no gradient is asked for in the place of x, which nothing else needs then."""
+    return x + y if torch.is_grad_enabled() or x.dtype != y.dtype else x.add_(y)
 
 
 def _layer_by_kernels(layer: XLNetLayer, states: Tensor, positions: Tensor, given: _Chunks) -> Tensor:
@@ -245,10 +253,19 @@ def _fed_forward(feed: XLNetFeedForward, x: Tensor, given: _Chunks) -> Tensor:
         output: Tensor = last(_drop(feed.activation_function(inner), feed.dropout, given))
         return output
     noise = _next_noise(feed.dropout, given)
+    if noise is None and not torch.is_grad_enabled():
+        return F.linear(_active(feed.activation_function, inner), last.weight, last.bias)
     output = ActiveProduct.apply(  # type: ignore[no-untyped-call]
         inner.flatten(0, 1), last.weight, last.bias, feed.activation_function, noise
     )
     return output.view_as(x)
+
+
+def _active(function: Callable[[Tensor], Tensor], inner: Tensor) -> Tensor:
+    """function(inner); XLNet's own in the place of inner, of which nothing else needs a number."""
+    if isinstance(function, GELUActivation) and function.act is F.gelu:
+        return torch.ops.aten.gelu.out(inner, out=inner)  # type: ignore[no-any-return]
+    return function(inner)
 
 
 def _attention(own: XLNetRelativeAttention, states: Tensor, positions: Tensor, given: _Chunks) -> Tensor:
@@ -270,7 +287,8 @@ def _attention(own: XLNetRelativeAttention, states: Tensor, positions: Tensor, g
         attended: Tensor = RelativeAttention.apply(q, k, v, q_r, r, given.hidden, noise)  # type: ignore[no-untyped-call]
     else:
         attended = biased_attention((q, k, v, q_r, r), given.hidden, own.dropout.p * own.dropout.training)
-    return attended.permute(1, 2, 0, 3).flatten(2)  # (B, T, H E)
+        attended = attended.permute(1, 2, 0, 3)
+    return attended.flatten(2)  # (B, T, H E)
 
 
 def _of_heads(vectors: Tensor, like: Tensor) -> Tensor:

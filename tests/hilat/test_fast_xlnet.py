@@ -178,7 +178,7 @@ def _parts(heads: int = 2, chunks: int = 2, tokens: int = 5, size: int = 3) -> t
 
 
 def _slow(parts: tuple[Tensor, ...], kept: Tensor, scale: float) -> Tensor:
-    """The attention written number by number. kept: (H, B, T, T)."""
+    """The attention (B, T, H, E) written number by number. kept: (H, B, T, T)."""
     q, k, v, q_r, r = parts
     heads, chunks, tokens, _ = q.shape
     rows = []
@@ -187,7 +187,7 @@ def _slow(parts: tuple[Tensor, ...], kept: Tensor, scale: float) -> Tensor:
             for i in range(tokens):
                 scores = [q[h, b, i] @ k[h, b, j] + q_r[h, b, i] @ r[h, tokens - (i - j)] for j in range(tokens)]
                 rows.append((torch.softmax(torch.stack(scores), 0) * kept[h, b, i] * scale) @ v[h, b])
-    return torch.stack(rows).view(heads, chunks, tokens, -1)
+    return torch.stack(rows).view(heads, chunks, tokens, -1).permute(1, 2, 0, 3)
 
 
 def test_attention_against_a_loop() -> None:
