@@ -17,6 +17,7 @@ from hilat.admissions import Admission, HilatError
 from hilat.attention import chunk_scores, masked_softmax, pool_chunks
 from hilat.chunk_rows import encode_by_length, has_hooks
 from hilat.coder import Coder
+from hilat.encoders.xlnet import shared_calls
 from hilat.encoding import SPECIAL_TOKENS, EncodedDocument, collate
 from hilat.model import HilatModel
 
@@ -212,7 +213,7 @@ class HilatTarget:
         given = {name: inputs[name] for name in _ENCODER_INPUTS if name in inputs}
         model = self.coder.model
         cut, watched = not model.config.attend_padding, has_hooks(model.encoder)
-        with _frozen_parameters(model.encoder):
+        with _frozen_parameters(model.encoder), shared_calls():
             return encode_by_length(model.encode_chunks, given, cut=cut, in_one_call=watched)
 
     def _seen(self, mask: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ from hilat.encoders import (
     xlnet_token_types,
 )
 from hilat.encoders.long import long_inputs, settle_attention
+from hilat.encoders.xlnet import shared_calls
 from hilat.head import Asked, Head, HeadOutput, block_size, blocked, in_blocks, plain
 from hilat.head_blocks import Rows
 from hilat.model_config import OFFSET_POSITIONS, HilatConfig, longest_chunk
@@ -266,16 +267,23 @@ class HilatModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         encoded, row = one_empty_chunk(inputs, places) if self.config.attend_padding else (places, None)
         rows = {name: values.flatten(0, 1)[encoded] for name, values in inputs.items()}  # (N, T, ...)
         cut, watched = not self.config.attend_padding, has_hooks(self.encoder)
-        hidden = encode_by_length(self.encode_chunks, rows, cut=cut, in_one_call=watched)
+        # What is encoded again in the backward pass is encoded alone.
+        with nullcontext() if self._again else shared_calls():
+            hidden = encode_by_length(self.encode_chunks, rows, cut=cut, in_one_call=watched)
         if row is not None and (per_place or (self.dropout.training and self.dropout.p > 0)):
             # Each empty chunk has its own weights or its own noise from here on.
             hidden, row = hidden.index_select(0, row), None  # (P, T', D)
         return self.dropout(hidden), row
 
+    @property
+    def _again(self) -> bool:
+        """Whether chunks are encoded again in the backward pass."""
+        return self.gradient_checkpointing and self.training
+
     def encode_chunks(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Last hidden states (N, T, D) of N chunks, from the encoder's inputs by name, each (N, T, ...)."""
         names = tuple(inputs)
-        if not (self.gradient_checkpointing and self.training):
+        if not self._again:
             return self._run_encoder(names, *inputs.values())
         size = _CHECKPOINTED_CHUNKS.get(self.classifier.weight.device.type, 8)
         groups = zip(*(torch.split(values, size) for values in inputs.values()), strict=True)

@@ -3,30 +3,35 @@
 Except where inputs alone have gradients, as in explanations: there the weights of attention are kept, for many backward
 passes through the same graph.
 
-The score of key j for query i is (q_i + u) . k_j + (q_i + v) . r_{i-j}, and a term for equal or different segments, which
-the callers fold into q and k (Dai et al. 2019, Transformer-XL, section 3.3; Yang et al. 2019, XLNet, sections 2.5 and A.3).
+The score of key j for query i is (q_i + u) . k_j + (q_i + w) . r_{i-j} + [other segment] (q_i + s) . g (Dai et al. 2019,
+Transformer-XL, section 3.3; Yang et al. 2019, XLNet, sections 2.5 and A.3), g being what the vector of other segments is
+apart from that of one's own: a softmax sees the difference only. As S more numbers in queries and keys, one for each kind of
+segment, the term is part of the first product: -(q_i + s) . g stands where the query's kind is, 1 where the key's is.
 
 The relative scores of a block of m queries need the T + m - 1 relative keys that lie between its first query and the last
-key and its last query and the first key. Computed for all of them, (m, w), the score that belongs to key j stands one place
-further left in each following row, so that the scores by key are the same memory read with rows of w - 1 numbers.
+key and its last query and the first key. Computed for all of them, (m, W), the score that belongs to key j stands one place
+further left in each following row, so that the scores by key are the same memory read with rows of W - 1 numbers.
 
-Axis letters: H heads, B chunks, T tokens, m queries of a block, w relative keys of a block, E width of a head.
+Queries, keys and values are read from, and their gradients written to, the one tensor that their product makes; a block is
+one head of some chunks, and what it needs of them is copied into memory that all blocks use.
+
+Axis letters: H heads, B chunks, T tokens, n chunks of a block, m queries of a block, W relative keys of a block, E width of
+a head, S kinds of segments.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
 QUERIES = 128  # of a block; 64 to 256 differ by a few per cent
-# Head-and-chunk pairs times queries times tokens of a block: its scores take 1 MB in float32, and stay in the cache.
+# Chunks times queries times tokens of a block: its scores take 1 MB in float32, and stay in the cache.
 BLOCK_SCORES = 262_144
 _ALIGNED = 16
 
@@ -94,10 +99,9 @@ class SeededDropout(torch.autograd.Function):
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Heads h0 to h1, chunks b0 to b1, queries t0 to t1; of one head, or of all chunks."""
+    """Head h of chunks b0 to b1, queries t0 to t1 of T."""
 
-    h0: int
-    h1: int
+    h: int
     b0: int
     b1: int
     t0: int
@@ -105,48 +109,26 @@ class Block:
     tokens: int
 
     @property
-    def pairs(self) -> int:
-        """Head-and-chunk pairs."""
-        return (self.h1 - self.h0) * (self.b1 - self.b0)
+    def relative(self) -> tuple[int, int, int]:
+        """The relative keys that the block needs, of those for i - j = T, T - 1, ..., 1 - T: first, last + 1; and how many
+        at the front no score needs.
 
-    @property
-    def relative(self) -> slice:
-        """The relative keys that the block needs, of those for i - j = T, T - 1, ..., 1 - T, and up to 15 more.
-
-        In sixteens: a product with 640 columns takes two thirds of the time of one with 639.
+        In sixteens where there are so many: a product with 640 columns takes two thirds of the time of one with 639.
         """
         first, last = self.tokens - self.t1 + 1, 2 * self.tokens - self.t0
-        return slice(first, first + -(-(last - first) // _ALIGNED) * _ALIGNED)
+        more = -(last - first) % _ALIGNED
+        if more <= first:
+            return first - more, last, more
+        return first, min(last + more, 2 * self.tokens), 0
 
-    def queries(self, x: Tensor) -> Tensor:
-        """The block's part (pairs, m, ...) of (H, B, T, ...)."""
-        return x[self.h0 : self.h1, self.b0 : self.b1, self.t0 : self.t1].flatten(0, 1)
-
-    def keys(self, x: Tensor) -> Tensor:
-        """The part (pairs, T, ...) of (H, B, T, ...) that belongs to the block's heads and chunks, as a view."""
-        return x[self.h0 : self.h1, self.b0 : self.b1].view(self.pairs, *x.shape[2:])
-
-    def by_chunk(self, x: Tensor) -> Tensor:
-        """The block's part (heads, chunks, m, E) of (B, T, H, E), as a view."""
-        return x[self.b0 : self.b1, self.t0 : self.t1, self.h0 : self.h1].permute(2, 0, 1, 3)
+    def of(self, x: Tensor) -> Tensor:
+        """The block's part (n, m, ...) of (B, T, H, ...), as a view."""
+        return x[self.b0 : self.b1, self.t0 : self.t1, self.h]
 
     def by_key(self, scores: Tensor) -> Tensor:
-        """The relative scores (heads, chunks * m, w) read by key: a view (pairs, m, T)."""
-        m, w = self.t1 - self.t0, scores.shape[-1]
-        return scores.as_strided((self.pairs, m, self.tokens), (m * w, w - 1, 1), m - 1)
-
-
-def _blocks(heads: int, chunks: int, tokens: int) -> Iterator[Block]:
-    """The whole (H, B, T) in blocks, in a fixed order."""
-    queries = min(QUERIES, tokens)
-    pairs = max(1, BLOCK_SCORES // (queries * tokens))
-    of_heads, of_chunks = (min(heads, pairs // chunks), chunks) if pairs >= chunks else (1, pairs)
-    for h in range(0, heads, of_heads):
-        for b in range(0, chunks, of_chunks):
-            for t in range(0, tokens, queries):
-                yield Block(
-                    h, min(h + of_heads, heads), b, min(b + of_chunks, chunks), t, min(t + queries, tokens), tokens
-                )
+        """The relative scores (n, m, W) read by key: a view (n, m, T)."""
+        n, m, w = scores.shape
+        return scores.as_strided((n, m, self.tokens), (m * w, w - 1, 1), m - 1 + self.relative[2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,115 +145,211 @@ class _Scratch:
         return self._made[name, shape]
 
 
-def _probabilities(
-    q: Tensor,
-    k: Tensor,
-    q_r: Tensor,
-    r: Tensor,
-    hidden: Tensor | None,
-    block: Block,
-    scratch: _Scratch,
-    kept: bool = False,
-) -> Tensor:
-    """Softmax of the block's scores (pairs, m, T); in memory of its own where it is kept."""
-    n = block.h1 - block.h0
-    near = r[block.h0 : block.h1, block.relative]  # (heads, w, E)
-    asked = block.queries(q_r).reshape(n, -1, q_r.shape[-1])  # (heads, chunks * m, E)
-    relative = scratch("relative", n, asked.shape[1], near.shape[1])
-    torch.bmm(asked, near.transpose(1, 2), out=relative)
-    shape = (block.pairs, block.t1 - block.t0, block.tokens)
-    scores = q.new_empty(shape) if kept else scratch("scores", *shape)
-    torch.bmm(block.queries(q), block.keys(k).transpose(1, 2), out=scores)
-    scores.add_(block.by_key(relative))
-    if hidden is not None:
-        masked = hidden[block.b0 : block.b1, block.t0 : block.t1]  # (chunks, m, T)
-        scores.view(n, *masked.shape).add_(masked)
-    if torch.promote_types(scores.dtype, torch.float32) == scores.dtype:
-        return torch.softmax(scores, -1, out=scores)
-    return scores.copy_(torch.softmax(scores, -1, dtype=torch.float32))
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What a pass reads: as in `RelativeAttention.forward`; kinds: None where there is no difference to see."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    r: Tensor
+    shift: Tensor
+    segments: Tensor | None
+    kinds: Tensor | None
+    hidden: Tensor | None
+    scratch: _Scratch
+
+    def blocks(self) -> Iterator[tuple[Block, list[Block]]]:
+        """A head of some chunks with all its queries, and these in blocks; all of them, in a fixed order."""
+        chunks, tokens, heads, _ = self.q.shape
+        queries = min(QUERIES, tokens)
+        size = max(1, BLOCK_SCORES // (queries * tokens))
+        for h in range(heads):
+            for b in range(0, chunks, size):
+                whole = Block(h, b, min(b + size, chunks), 0, tokens, tokens)
+                cuts = range(0, tokens, queries)
+                yield whole, [replace(whole, t0=t, t1=min(t + queries, tokens)) for t in cuts]
+
+    def keys(self, whole: Block) -> tuple[Tensor, Tensor]:
+        """Keys, with their kinds of segments, and values: (n, T, E + S) and (n, T, E)."""
+        n, size = whole.b1 - whole.b0, self.k.shape[-1]
+        kinds = 0 if self.kinds is None else self.kinds.shape[-1]
+        k = self.scratch("keys", n, whole.tokens, size + kinds)
+        k[..., :size] = whole.of(self.k)
+        if self.kinds is not None:
+            k[..., size:] = self.kinds[whole.b0 : whole.b1]
+        v = self.scratch("values", n, whole.tokens, size)
+        return k, v.copy_(whole.of(self.v))
+
+    def queries(self, block: Block) -> tuple[Tensor, Tensor]:
+        """Queries of keys, with what they make of kinds of segments, and of relative keys: (n, m, E + S) and (n, m, E)."""
+        asked = block.of(self.q)  # (n, m, E)
+        n, m, size = asked.shape
+        q_r = torch.add(asked, self.shift[block.h], out=self.scratch("relative queries", n, m, size))
+        kinds = 0 if self.kinds is None else self.kinds.shape[-1]
+        q = self.scratch("queries", n, m, size + kinds)
+        q[..., :size] = asked
+        if self.kinds is not None:
+            own = self.kinds[block.b0 : block.b1, block.t0 : block.t1]  # (n, m, S)
+            torch.mul(own, self.other(block, q_r).neg_(), out=q[..., size:])
+        return q, q_r
+
+    def other(self, block: Block, q_r: Tensor) -> Tensor:
+        """(q + s) . g, what a key of another segment has more, (n, m, 1)."""
+        assert self.segments is not None
+        s, g = self.segments[:, block.h]  # (E,)
+        return torch.matmul(q_r, g[:, None]).add_((s - self.shift[block.h]) @ g)
+
+    def probabilities(self, block: Block, queries: tuple[Tensor, Tensor], k: Tensor, kept: bool = False) -> Tensor:
+        """Softmax of the block's scores (n, m, T); in memory of its own where it is kept."""
+        q, q_r = queries
+        n, m, size = q_r.shape
+        first, last, _ = block.relative
+        relative = self.scratch("relative", n, m, last - first)
+        near = self.r[first:last, block.h]  # (W, E)
+        torch.mm(q_r.view(-1, size), near.t(), out=relative.view(n * m, -1))
+        scores = q.new_empty(n, m, block.tokens) if kept else self.scratch("scores", n, m, block.tokens)
+        torch.bmm(q, k.transpose(1, 2), out=scores)
+        scores.add_(block.by_key(relative))
+        if self.hidden is not None:
+            scores.add_(self.hidden[block.b0 : block.b1, block.t0 : block.t1])
+        if torch.promote_types(scores.dtype, torch.float32) == scores.dtype:
+            return torch.softmax(scores, -1, out=scores)
+        return scores.copy_(torch.softmax(scores, -1, dtype=torch.float32))
 
 
 class RelativeAttention(torch.autograd.Function):
-    """Attention over scores q . k + shifted q_r . r + hidden, recomputed block by block in the backward pass."""
+    """Attention over the scores of this module's first lines, recomputed block by block in the backward pass."""
 
     @staticmethod
     def forward(
         ctx: Any,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        q_r: Tensor,
+        qkv: Tensor,
         r: Tensor,
+        shift: Tensor,
+        segments: Tensor | None,
+        kinds: Tensor | None,
         hidden: Tensor | None,
         dropout: Dropout | None,
     ) -> Tensor:
         """Output (B, T, H, E).
 
-        q, k: (H, B, T, E'), scores already divided by sqrt(E). v, q_r: (H, B, T, E). r: (H, 2T, E), for i - j = T, T - 1,
-        ..., 1 - T. hidden: (B, T, T), 0 where query i sees key j, -inf where not. All contiguous, of one dtype.
+        qkv: (B, T, 3, H, E); queries have u in them and are divided by sqrt(E), as shift and s are. r: (2T, H, E), for
+        i - j = T, T - 1, ..., 1 - T. shift: (H, E), w - u. segments: (2, H, E), s - u and g. kinds: (B, T, S), the kind of
+        each token's segment as 0s and one 1, with segments. hidden: (B, T, T), 0 where query i sees key j, -inf where not.
+        All of one dtype.
         """
-        r = F.pad(r, (0, 0, 0, _ALIGNED - 1))  # (H, 2T + 15, E): the last block asks for some that no score needs
-        ctx.save_for_backward(q, k, v, q_r, r, hidden)
+        ctx.save_for_backward(qkv, r, shift, segments, kinds, hidden)
         ctx.dropout = dropout
         # Inputs have gradients and relative keys none: inputs are explained, with a backward pass for each of many codes.
-        explained = ctx.needs_input_grad[0] and not ctx.needs_input_grad[4] and dropout is None
+        explained = ctx.needs_input_grad[0] and not ctx.needs_input_grad[1] and dropout is None
         ctx.weights = [] if explained else None
         mask = None if dropout is None else dropout.masks()
-        heads, chunks, tokens, size = v.shape
-        output = v.new_empty(chunks, tokens, heads, size)
-        scratch = _Scratch(v)
-        for block in _blocks(heads, chunks, tokens):
-            weights = _probabilities(q, k, q_r, r, hidden, block, scratch, kept=explained)
-            if explained:
-                ctx.weights.append(weights)
-            if mask is not None:
-                weights.mul_(mask(weights))
-            mixed = scratch("mixed", *weights.shape[:2], size)
-            torch.bmm(weights, block.keys(v), out=mixed)  # (pairs, m, E)
-            block.by_chunk(output).copy_(mixed.view(block.h1 - block.h0, -1, *mixed.shape[1:]))
+        chunks, tokens, _, heads, size = qkv.shape
+        output = qkv.new_empty(chunks, tokens, heads, size)
+        given = _given(qkv, r, shift, segments, kinds, hidden)
+        for whole, blocks in given.blocks():
+            k, v = given.keys(whole)
+            for block in blocks:
+                weights = given.probabilities(block, given.queries(block), k, kept=explained)
+                if explained:
+                    ctx.weights.append(weights)
+                if mask is not None:
+                    weights.mul_(mask(weights))
+                mixed = torch.bmm(weights, v, out=given.scratch("mixed", *weights.shape[:2], size))  # (n, m, E)
+                block.of(output).copy_(mixed)
         return output if dropout is None else output.mul_(dropout.scale)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of q, k, v, q_r and r."""
-        q, k, v, q_r, r, hidden = ctx.saved_tensors
+        """Gradients of qkv, r, shift and segments."""
+        qkv, *rest = ctx.saved_tensors
+        given, to_qkv = _given(qkv, *rest), torch.empty_like(qkv)
         dropout: Dropout | None = ctx.dropout
         mask, scale = (None, 1.0) if dropout is None else (dropout.masks(), dropout.scale)
-        to_q, to_k, to_v, to_q_r, to_r = (
-            torch.empty_like(q),
-            torch.zeros_like(k),
-            torch.zeros_like(v),
-            torch.empty_like(q_r),
-            torch.zeros_like(r),
-        )
-        scratch = _Scratch(v)
-        for i, block in enumerate(_blocks(*v.shape[:3])):
-            weights = ctx.weights[i] if ctx.weights else _probabilities(q, k, q_r, r, hidden, block, scratch)
-            n, (pairs, m, tokens) = block.h1 - block.h0, weights.shape
-            down = scratch("down", pairs, m, v.shape[-1])
-            torch.mul(block.by_chunk(slope), scale, out=down.view(n, -1, *down.shape[1:]))
-            to_weights = scratch("slopes", pairs, m, tokens)
-            torch.bmm(down, block.keys(v).transpose(1, 2), out=to_weights)
-            dropped = weights
-            if mask is not None:
-                kept = mask(weights)
-                to_weights.mul_(kept)
-                dropped = kept.mul_(weights)
-            block.keys(to_v).baddbmm_(dropped.transpose(1, 2), down)
-            to_scores = torch.ops.aten._softmax_backward_data(
-                to_weights, weights, -1, weights.dtype, grad_input=to_weights
-            )
-            here = slice(block.h0, block.h1), slice(block.b0, block.b1), slice(block.t0, block.t1)
-            to_q[here] = torch.bmm(to_scores, block.keys(k)).view(to_q[here].shape)
-            block.keys(to_k).baddbmm_(to_scores.transpose(1, 2), block.queries(q))
+        to = _Gradients.of(given, to_qkv, ctx.needs_input_grad)
+        kept = iter(ctx.weights or ())
+        for whole, blocks in given.blocks():
+            k, v = given.keys(whole)
+            to_k, to_v = given.scratch("to keys", *v.shape).zero_(), given.scratch("to values", *v.shape).zero_()
+            for block in blocks:
+                queries = given.queries(block)
+                weights = next(kept) if ctx.weights else given.probabilities(block, queries, k)
+                down = torch.mul(block.of(slope), scale, out=given.scratch("down", *queries[1].shape))  # (n, m, E)
+                to_scores = given.scratch("to scores", *weights.shape)
+                torch.bmm(down, v.transpose(1, 2), out=to_scores)  # of weights at first
+                dropped = weights
+                if mask is not None:
+                    drawn = mask(weights)
+                    to_scores.mul_(drawn)
+                    dropped = drawn.mul_(weights)
+                to_v.baddbmm_(dropped.transpose(1, 2), down)
+                torch.ops.aten._softmax_backward_data(to_scores, weights, -1, weights.dtype, grad_input=to_scores)
+                to_k.baddbmm_(to_scores.transpose(1, 2), queries[0][..., : v.shape[-1]])
+                _to_queries(given, block, queries, k, to_scores, to)
+            whole.of(to.k).copy_(to_k)
+            whole.of(to.v).copy_(to_v)
+        return to_qkv, to.r, to.shift, to.segments, None, None, None
 
-            near = r[block.h0 : block.h1, block.relative]  # (heads, w, E)
-            # What no key stands behind is 0, and never written.
-            relative = scratch("relative slopes", n, pairs // n * m, near.shape[1])
-            block.by_key(relative).copy_(to_scores)
-            to_q_r[here] = torch.bmm(relative, near).view(to_q_r[here].shape)
-            if ctx.needs_input_grad[4]:
-                asked = block.queries(q_r).reshape(n, -1, q_r.shape[-1])  # (heads, chunks * m, E)
-                to_r[block.h0 : block.h1, block.relative].baddbmm_(relative.transpose(1, 2), asked)
-        return to_q, to_k, to_v, to_q_r, to_r[:, : 1 - _ALIGNED], None, None
+
+@dataclass(frozen=True, slots=True)
+class _Gradients:
+    """Of what a pass reads; None where none is asked for."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    r: Tensor | None
+    shift: Tensor | None
+    segments: Tensor | None
+
+    @classmethod
+    def of(cls, given: _Given, to_qkv: Tensor, asked: tuple[bool, ...]) -> _Gradients:
+        """Zeros that are added to; those of queries, keys and values are parts of `to_qkv`, which are written."""
+        fixed = (given.r, given.shift, given.segments)
+        r, shift, segments = (
+            torch.zeros_like(x) if wanted and x is not None else None
+            for x, wanted in zip(fixed, asked[1:4], strict=True)
+        )
+        q, k, v = to_qkv.unbind(2)
+        return cls(q, k, v, r, shift, segments)
+
+
+def _given(
+    qkv: Tensor, r: Tensor, shift: Tensor, segments: Tensor | None, kinds: Tensor | None, hidden: Tensor | None
+) -> _Given:
+    q, k, v = qkv.unbind(2)
+    different = kinds if kinds is not None and kinds.shape[-1] > 1 else None
+    return _Given(q, k, v, r, shift, segments, different, hidden, _Scratch(qkv))
+
+
+def _to_queries(
+    given: _Given, block: Block, queries: tuple[Tensor, Tensor], k: Tensor, to_scores: Tensor, to: _Gradients
+) -> None:
+    """Add a block's part of the gradients of queries, relative keys and vectors, from those of its scores (n, m, T)."""
+    q, q_r = queries
+    n, m, size = q_r.shape
+    first, last, before = block.relative
+    # What no key stands behind is 0, and never written.
+    relative = given.scratch(f"to relative {before}", n, m, last - first)
+    block.by_key(relative).copy_(to_scores)
+    near = given.r[first:last, block.h]  # (W, E)
+    to_q_r = given.scratch("to relative queries", n, m, size)
+    torch.mm(relative.view(n * m, -1), near, out=to_q_r.view(n * m, size))
+    if to.r is not None:
+        to.r[first:last, block.h].addmm_(relative.view(n * m, -1).t(), q_r.view(n * m, size))
+    if to.shift is not None:
+        to.shift[block.h] += to_q_r.sum((0, 1))
+    to_q = torch.bmm(to_scores, k, out=given.scratch("to queries", *q.shape))
+    if given.kinds is not None:
+        assert given.segments is not None
+        s, g = given.segments[:, block.h]  # (E,)
+        own = given.kinds[block.b0 : block.b1, block.t0 : block.t1]  # (n, m, S)
+        to_other = (to_q[..., size:] * own).sum(-1, keepdim=True).neg_()  # (n, m, 1)
+        to_q_r.addcmul_(to_other, g.expand_as(to_q_r))
+        if to.segments is not None:
+            all_others = to_other.sum()
+            to.segments[0, block.h] += all_others * g
+            to.segments[1, block.h] += (to_other * q_r).sum((0, 1)) + all_others * (s - given.shift[block.h])
+    torch.add(to_q[..., :size], to_q_r, out=block.of(to.q))

@@ -15,7 +15,10 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
@@ -114,13 +117,13 @@ def tell_once(model: FastXLNetModel, reason: str) -> None:
 class _Chunks:
     """What all layers are given beside the states.
 
-    positions: (2T, D), the sinusoids of i - j = T, T - 1, ..., 1 - T. kinds: (B, T, S), the segment of each token as 0s
+    positions: gives (2T, D), the sinusoids of i - j = T, T - 1, ..., 1 - T. kinds: (B, T, S), the segment of each token as 0s
     and one 1; None without segments, S = 1 when all are equal. hidden: (B, T, T), 0 where query i sees key j, -inf where
     not; None when all see all. seeds: of the dropout masks, one after the other; None where torch draws all of them.
     marks: segments and padding as the kernel wants them.
     """
 
-    positions: Tensor
+    positions: Callable[[], Tensor]
     kinds: Tensor | None
     hidden: Tensor | None
     seeds: Iterator[tuple[int, int]] | None
@@ -137,9 +140,7 @@ def _chunks(model: FastXLNetModel, states: Tensor, attention_mask: Tensor | None
     seeds = None
     if way == "blocks" and model.training:
         seeds = zip(itertools.repeat(int(torch.randint(2**62, ()))), itertools.count())
-    tokens = states.shape[1]
-    positions = model.relative_positional_encoding(tokens, tokens, device=states.device)  # type: ignore[no-untyped-call]
-    positions = positions[:, 0]  # (2T, D)
+    positions = partial(_positions, model, states)
     types = rest.get("token_type_ids")
     if way == "kernel":
         from hilat.encoders.relative_attention_triton import Marks
@@ -183,11 +184,86 @@ def _segment_kinds(types: Tensor | None, states: Tensor) -> Tensor | None:
 def _all_states(model: FastXLNetModel, embedded: Tensor, given: _Chunks) -> list[Tensor]:
     """The states (B, T, D) before the first layer and after each, and the output."""
     states = [_drop(embedded, model.dropout, given)]
-    positions = _drop(given.positions, model.dropout, given)
-    one_layer = _layer_by_kernels if given.way == "kernel" else _layer
-    for layer in model.layer:
-        states.append(one_layer(cast(XLNetLayer, layer), states[-1], positions, given))
+    if given.way == "kernel":
+        positions = _drop(given.positions(), model.dropout, given)
+        for layer in model.layer:
+            states.append(_layer_by_kernels(cast(XLNetLayer, layer), states[-1], positions, given))
+    else:
+        for layer, fixed in zip(model.layer, _fixed(model, given, embedded.shape[1]), strict=True):
+            states.append(_layer(cast(XLNetLayer, layer), states[-1], fixed, given))
     return [*states, _drop(states[-1], model.dropout, given)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Fixed:
+    """What a layer's attention has for all chunks alike, with 1 / sqrt(E) in queries.
+
+    weights: (D, 3 H E), of queries, keys and values; None without gradients, where only memory would be needed to keep
+    them. biases: (3 H E,). r: (2T, H, E), the relative keys of i - j = T, T - 1, ..., 1 - T. shift: (H, E) and segments:
+    (2, H, E), as in `RelativeAttention`.
+    """
+
+    weights: Tensor | None
+    biases: Tensor
+    r: Tensor
+    shift: Tensor
+    segments: Tensor
+
+    @classmethod
+    def of(cls, own: XLNetRelativeAttention, positions: Tensor) -> _Fixed:
+        """From positions (2T, D)."""
+        _, heads, size = own.q.shape
+        content = own.r_w_bias * own.scale  # (H, E)
+        segments = (own.r_s_bias * own.scale - content, own.seg_embed[1] - own.seg_embed[0])
+        return cls(
+            weights=_weights(own) if torch.is_grad_enabled() else None,
+            biases=F.pad(content.flatten(), (0, 2 * heads * size)),
+            r=torch.mm(positions.to(own.r.dtype), own.r.flatten(1)).view(-1, heads, size),
+            shift=own.r_r_bias * own.scale - content,
+            segments=torch.stack(segments),
+        )
+
+    def cut(self, tokens: int) -> _Fixed:
+        """For chunks of so many tokens, at most T."""
+        longest = len(self.r) // 2
+        return replace(self, r=self.r[longest - tokens : longest + tokens])
+
+
+def _weights(own: XLNetRelativeAttention) -> Tensor:
+    """Of queries, keys and values in one (D, 3 H E)."""
+    return torch.cat([own.q.flatten(1) * own.scale, own.k.flatten(1), own.v.flatten(1)], 1)
+
+
+_SHARED: ContextVar[dict[tuple[int, bool], list[_Fixed]] | None] = ContextVar("shared", default=None)
+
+
+@contextmanager
+def shared_calls() -> Iterator[None]:
+    """Calls of one XLNet inside, with the same weights, compute what is the same for all chunks once, the longest one first."""
+    token = _SHARED.set({})
+    try:
+        yield
+    finally:
+        _SHARED.reset(token)
+
+
+def _fixed(model: FastXLNetModel, given: _Chunks, tokens: int) -> list[_Fixed]:
+    """Of each layer, for chunks of so many tokens."""
+    shared = _SHARED.get()
+    key = id(model), torch.is_grad_enabled()
+    known = None if shared is None else shared.get(key)
+    if known is None or len(known[0].r) < 2 * tokens:
+        positions = _drop(given.positions(), model.dropout, given)
+        known = [_Fixed.of(cast(XLNetLayer, layer).rel_attn, positions) for layer in model.layer]
+        if shared is not None:
+            shared[key] = known
+    return [fixed.cut(tokens) for fixed in known]
+
+
+def _positions(model: FastXLNetModel, states: Tensor) -> Tensor:
+    tokens = states.shape[1]
+    sinusoids: Tensor = model.relative_positional_encoding(tokens, tokens, device=states.device)  # type: ignore[no-untyped-call]
+    return sinusoids[:, 0]  # (2T, D)
 
 
 def _drop(x: Tensor, module: nn.Dropout, given: _Chunks) -> Tensor:
@@ -202,10 +278,10 @@ def _next_noise(module: nn.Dropout, given: _Chunks) -> Dropout | None:
     return Dropout(module.p, next(given.seeds)) if given.seeds is not None and module.training and module.p else None
 
 
-def _layer(layer: XLNetLayer, states: Tensor, positions: Tensor, given: _Chunks) -> Tensor:
+def _layer(layer: XLNetLayer, states: Tensor, fixed: _Fixed, given: _Chunks) -> Tensor:
     """The layer's output (B, T, D)."""
     own, feed = layer.rel_attn, layer.ff
-    mixed = _attention(own, states, positions, given)  # (B, T, D)
+    mixed = _attention(own, states, fixed, given)  # (B, T, D)
     after = own.layer_norm(_plus(_drop(F.linear(mixed, own.o.flatten(1)), own.dropout, given), states))
     output: Tensor = feed.layer_norm(
         _plus(_drop(_fed_forward(feed, after, given), feed.dropout, given), after)
@@ -268,62 +344,49 @@ def _active(function: Callable[[Tensor], Tensor], inner: Tensor) -> Tensor:
     return function(inner)
 
 
-def _attention(own: XLNetRelativeAttention, states: Tensor, positions: Tensor, given: _Chunks) -> Tensor:
+def _attention(own: XLNetRelativeAttention, states: Tensor, fixed: _Fixed, given: _Chunks) -> Tensor:
     """What the heads bring (B, T, H * E), before the output's product."""
     width, heads, size = own.q.shape
-    weights = torch.cat([own.q.flatten(1) * own.scale, own.k.flatten(1), own.v.flatten(1)], 1)  # (D, 3 H E)
-    content = own.r_w_bias * own.scale  # (H, E)
-    biases = F.pad(content.flatten(), (0, 2 * heads * size))  # (3 H E,)
-    parts = torch.addmm(biases, states.reshape(-1, width), weights)  # (B T, 3 H E)
-    parts = parts.view(*states.shape[:2], 3, heads, size).permute(2, 3, 0, 1, 4).contiguous()
-    q, k, v = parts.unbind(0)  # (H, B, T, E)
-    r = torch.mm(positions.to(own.r.dtype), own.r.flatten(1)).view(-1, heads, size).transpose(0, 1)  # (H, 2T, E)
-    q_r = q + _of_heads(own.r_r_bias * own.scale - content, q)
-    if given.kinds is not None:
-        q, k, q_r = _with_segments(own, (q, k, q_r), given.kinds)
-    r = r.to(q.dtype).contiguous()
+    weights = _weights(own) if fixed.weights is None else fixed.weights
+    qkv = torch.addmm(fixed.biases, states.reshape(-1, width), weights)
+    qkv = qkv.view(*states.shape[:2], 3, heads, size)  # (B, T, 3, H, E)
+    r, shift = fixed.r.to(qkv.dtype), fixed.shift.to(qkv.dtype)
+    kinds = None if given.kinds is None else given.kinds.to(qkv.dtype)
+    segments = None if kinds is None else fixed.segments.to(qkv.dtype)
     if given.way == "blocks":
         noise = _next_noise(own.dropout, given)
-        attended: Tensor = RelativeAttention.apply(q, k, v, q_r, r, given.hidden, noise)  # type: ignore[no-untyped-call]
+        attended: Tensor = RelativeAttention.apply(qkv, r, shift, segments, kinds, given.hidden, noise)  # type: ignore[no-untyped-call]
     else:
-        attended = biased_attention((q, k, v, q_r, r), given.hidden, own.dropout.p * own.dropout.training)
-        attended = attended.permute(1, 2, 0, 3)
+        attended = biased_attention(
+            qkv, (r, shift, segments), kinds, given.hidden, own.dropout.p * own.dropout.training
+        )
     return attended.flatten(2)  # (B, T, H E)
 
 
-def _of_heads(vectors: Tensor, like: Tensor) -> Tensor:
-    """(H, E) as (H, 1, 1, E)."""
-    return vectors.to(like.dtype)[:, None, None]
+def biased_attention(
+    qkv: Tensor,
+    fixed: tuple[Tensor, Tensor, Tensor | None],
+    kinds: Tensor | None,
+    hidden: Tensor | None,
+    dropout: float,
+) -> Tensor:
+    """Output (B, T, H, E) by scaled_dot_product_attention, with the relative scores (H, B, T, T) as its bias.
 
-
-def _with_segments(
-    own: XLNetRelativeAttention, parts: tuple[Tensor, Tensor, Tensor], kinds: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """q and k (H, B, T, E + S) whose product has the segment term in it, but for what is equal for all keys of a query.
-
-    The term is one of two numbers, for keys of the query's segment and for others; a softmax sees their difference only,
-    d_i = (q_i + r_s) . (seg_1 - seg_0), and -d_i for equal segments is a product of S more numbers.
+    qkv, fixed (r, shift and segments), kinds and hidden as in `RelativeAttention`. With 2T + 1 relative keys (the last of
+    zeros, for i - j = -T, which is never asked for) the scores by key start T numbers in and their rows lie 2T apart,
+    aligned as the GPU's kernels want.
     """
-    q, k, q_r = parts
-    if kinds.shape[-1] == 1:  # no difference to see; the parameters still get their gradient, which is 0
-        return q, k, q_r + 0.0 * _of_heads(own.r_s_bias + own.seg_embed.sum(0), q_r)
-    between = own.seg_embed[1] - own.seg_embed[0]  # (H, E)
-    query = q + _of_heads((own.r_s_bias - own.r_w_bias) * own.scale, q)
-    difference = torch.bmm(query.flatten(1, 2), between.to(q.dtype)[..., None]).view(q.shape[:3])  # (H, B, T)
-    kinds = kinds.to(q.dtype).expand(len(q), -1, -1, -1)  # (H, B, T, S)
-    return torch.cat([q, -difference[..., None] * kinds], -1), torch.cat([k, kinds], -1), q_r
-
-
-def biased_attention(parts: tuple[Tensor, ...], hidden: Tensor | None, dropout: float) -> Tensor:
-    """Output (H, B, T, E) by scaled_dot_product_attention, with the relative scores (H, B, T, T) as its bias.
-
-    parts: q, k, v, q_r and r as in `RelativeAttention`. With 2T + 1 relative keys (the last of zeros, for i - j = -T, which
-    is never asked for) the scores by key start T numbers in and their rows lie 2T apart, aligned as the GPU's kernels want.
-    """
-    q, k, v, q_r, r = parts
+    r, shift, segments = fixed
+    q, k, v = qkv.permute(2, 3, 0, 1, 4).contiguous().unbind(0)  # (H, B, T, E)
+    q_r = q + shift[:, None, None]
+    if segments is not None and kinds is not None:
+        s, g = segments[:, :, None, None]  # (H, 1, 1, E)
+        other = ((q + s) * g).sum(-1, keepdim=True)  # (H, B, T, 1)
+        kinds = kinds.expand(len(q), -1, -1, -1)  # (H, B, T, S)
+        q, k = torch.cat([q, -other * kinds], -1), torch.cat([k, kinds], -1)
     heads, chunks, tokens, size = q_r.shape
-    near = F.pad(r, (0, 0, 0, 1))  # (H, 2T + 1, E)
+    near = F.pad(r.transpose(0, 1), (0, 0, 0, 1))  # (H, 2T + 1, E)
     relative = torch.bmm(q_r.reshape(heads, -1, size), near.transpose(1, 2))  # (H, B T, 2T + 1)
     by_key = relative.view(heads, chunks, -1)[..., tokens:].view(heads, chunks, tokens, -1)[..., :tokens]
     bias = by_key if hidden is None else by_key + hidden.to(by_key.dtype)  # (H, B, T, T)
-    return F.scaled_dot_product_attention(q, k, v, bias, dropout, scale=1.0)
+    return F.scaled_dot_product_attention(q, k, v, bias, dropout, scale=1.0).permute(1, 2, 0, 3)

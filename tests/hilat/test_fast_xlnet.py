@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from transformers import XLNetConfig, XLNetModel
 from transformers.activations import ACT2FN
@@ -171,44 +173,53 @@ def test_bfloat16(path: str, autocast: bool) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- dropout
-def _parts(heads: int = 2, chunks: int = 2, tokens: int = 5, size: int = 3) -> tuple[Tensor, ...]:
+def _parts(chunks: int = 2, tokens: int = 5, heads: int = 2, size: int = 3) -> tuple[Tensor, ...]:
+    """qkv, r, shift and segments."""
     generator = torch.Generator().manual_seed(0)
-    shapes = [(heads, chunks, tokens, size)] * 4 + [(heads, 2 * tokens, size)]
+    shapes = [(chunks, tokens, 3, heads, size), (2 * tokens, heads, size), (heads, size), (2, heads, size)]
     return tuple(torch.randn(s, dtype=torch.float64, generator=generator).requires_grad_() for s in shapes)
 
 
-def _slow(parts: tuple[Tensor, ...], kept: Tensor, scale: float) -> Tensor:
+KINDS = F.one_hot(torch.tensor([[0, 0, 2, 2, 1], [1, 0, 0, 1, 1]])).double()  # (B, T, S)
+
+
+def _slow(parts: tuple[Tensor, ...], kinds: Tensor | None, kept: Tensor, scale: float) -> Tensor:
     """The attention (B, T, H, E) written number by number. kept: (H, B, T, T)."""
-    q, k, v, q_r, r = parts
-    heads, chunks, tokens, _ = q.shape
-    rows = []
-    for h in range(heads):
-        for b in range(chunks):
-            for i in range(tokens):
-                scores = [q[h, b, i] @ k[h, b, j] + q_r[h, b, i] @ r[h, tokens - (i - j)] for j in range(tokens)]
-                rows.append((torch.softmax(torch.stack(scores), 0) * kept[h, b, i] * scale) @ v[h, b])
-    return torch.stack(rows).view(heads, chunks, tokens, -1).permute(1, 2, 0, 3)
+    qkv, r, shift, (segment, other) = parts
+    chunks, tokens, _, heads, _ = qkv.shape
+    output = torch.empty_like(qkv[:, :, 0])
+    for b, i, h in itertools.product(range(chunks), range(tokens), range(heads)):
+        q, scores = qkv[b, i, 0, h], []
+        for j in range(tokens):
+            near = (q + shift[h]) @ r[tokens - (i - j), h]
+            apart = kinds is not None and not torch.equal(kinds[b, i], kinds[b, j])
+            scores.append(q @ qkv[b, j, 1, h] + near + apart * ((q + segment[h]) @ other[h]))
+        output[b, i, h] = (torch.softmax(torch.stack(scores), 0) * kept[h, b, i] * scale) @ qkv[b, :, 2, h]
+    return output
 
 
-def test_attention_against_a_loop() -> None:
+@pytest.mark.parametrize("kinds", [None, KINDS])
+def test_attention_against_a_loop(kinds: Tensor | None) -> None:
     parts = _parts()
     ones = torch.ones(2, 2, 5, 5, dtype=torch.float64)
-    torch.testing.assert_close(RelativeAttention.apply(*parts, None, None), _slow(parts, ones, 1.0))
+    torch.testing.assert_close(RelativeAttention.apply(*parts, kinds, None, None), _slow(parts, kinds, ones, 1.0))
 
 
+@pytest.mark.parametrize("kinds", [None, KINDS, KINDS[..., :1]])
 @pytest.mark.parametrize("scores", [1, 10**6])
-@pytest.mark.parametrize("p", [0.1, 0.5])
-def test_gradients_with_dropout(p: float, scores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.5])
+def test_gradients_with_dropout(p: float, scores: int, kinds: Tensor | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Finite differences: the backward pass draws the masks of the forward pass, block for block."""
     monkeypatch.setattr(relative_attention, "QUERIES", 2)
     monkeypatch.setattr(relative_attention, "BLOCK_SCORES", scores)
-    noise = Dropout(p, (7, 1))
+    noise = Dropout(p, (7, 1)) if p else None
     run = RelativeAttention.apply
-    assert torch.autograd.gradcheck(lambda *parts: run(*parts, None, noise), _parts())  # type: ignore[no-untyped-call]
-    *moving, r = _parts()
-    assert torch.autograd.gradcheck(lambda *parts: run(*parts, r.detach(), None, noise), moving)  # type: ignore[no-untyped-call]
+    assert torch.autograd.gradcheck(lambda *parts: run(*parts, kinds, None, noise), _parts())  # type: ignore[no-untyped-call]
+    qkv, *fixed = _parts()
+    explained = [part.detach() for part in fixed]
+    assert torch.autograd.gradcheck(lambda qkv: run(qkv, *explained, kinds, None, noise), qkv)  # type: ignore[no-untyped-call]
     x = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: SeededDropout.apply(x, noise), (x,))  # type: ignore[no-untyped-call]
+    assert noise is None or torch.autograd.gradcheck(lambda x: SeededDropout.apply(x, noise), (x,))  # type: ignore[no-untyped-call]
 
 
 def _product(function: nn.Module, noise: Dropout | None, *parts: Tensor) -> Tensor:
@@ -240,11 +251,13 @@ def test_feed_forward_keeps_one_tensor_of_its_inner_width() -> None:
 
 
 def test_dropped_weights_are_those_of_the_mask() -> None:
-    """One block: its mask is the seed's first one."""
+    """One block a head: their masks are the seed's first ones."""
     parts, noise = _parts(), Dropout(0.4, (3, 0))
-    kept = noise.masks()(torch.empty(2, 2, 5, 5, dtype=torch.float64))
+    masks = noise.masks()
+    kept = torch.stack([masks(torch.empty(2, 5, 5, dtype=torch.float64)) for _ in range(2)])
     assert 0 < float(kept.mean()) < 1
-    torch.testing.assert_close(RelativeAttention.apply(*parts, None, noise), _slow(parts, kept, noise.scale))
+    found = RelativeAttention.apply(*parts, KINDS, None, noise)
+    torch.testing.assert_close(found, _slow(parts, KINDS, kept, noise.scale))
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])

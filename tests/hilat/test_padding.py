@@ -15,7 +15,7 @@ from transformers import BertConfig, XLNetConfig
 from hilat import chunk_rows
 from hilat.batches import ByLength
 from hilat.chunk_rows import groups_by_length, one_empty_chunk
-from hilat.encoders import xlnet_token_types
+from hilat.encoders import xlnet, xlnet_token_types
 from hilat.model import HilatModel, build_model
 
 plain = pytest.importorskip("benchmarks.plain")  # in the checkout, not in the package
@@ -184,6 +184,32 @@ def test_masked_chunks_are_encoded_in_groups(monkeypatch: pytest.MonkeyPatch) ->
     shapes = _encoded(_model(), _inputs(), monkeypatch)
     # 20 (six of them); 13 and 11; 7, 5, 3 and 2, whose lengths count in steps of eight.
     assert shapes == [(6, 20), (2, 13), (4, 7)]
+
+
+def test_groups_share_relative_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Computed once a layer for the three groups of a pass, anew in the next pass, where weights may be others."""
+    monkeypatch.setitem(chunk_rows._CALL_TOKENS, "cpu", 0)
+    made, of = [], xlnet._Fixed.of
+    monkeypatch.setattr(xlnet._Fixed, "of", lambda own, positions: made.append(len(positions)) or of(own, positions))
+    model = _model()
+    slow, inputs, labels = plain.PlainHilat(model), _inputs(), _labels()
+    expected, got = slow(**inputs), model(**inputs, labels=labels)
+    assert made == [40, 40]
+    torch.testing.assert_close(got.logits, expected, rtol=1e-10, atol=1e-10)
+    _same(_gradients(model, got.loss), _gradients(slow, F.binary_cross_entropy_with_logits(expected, labels)))
+    with torch.no_grad():
+        for parameter in (*model.encoder.layer[0].parameters(), *slow.encoder.layer[0].parameters()):
+            parameter.mul_(1.5)
+        torch.testing.assert_close(model(**inputs).logits, slow(**inputs), rtol=1e-10, atol=1e-10)
+    assert made == [40] * 4
+    # Outside a pass each call is alone, a longer one after a shorter one too.
+    with xlnet.shared_calls():
+        short, long = (
+            model.encode_chunks({name: v.flatten(0, 1)[:3, :n] for name, v in inputs.items()}) for n in (5, 9)
+        )
+    alone = [model.encode_chunks({name: v.flatten(0, 1)[:3, :n] for name, v in inputs.items()}) for n in (5, 9)]
+    torch.testing.assert_close([short, long], alone, rtol=1e-12, atol=1e-12)
+    assert made == [40] * 4 + [10, 10, 18, 18] * 2
 
 
 def test_hooks_see_one_call() -> None:
