@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 Measured = TypeVar("Measured")
 _CLEAR = Path("/proc/self/clear_refs")
@@ -24,6 +29,30 @@ def cpu_medians(steps: Mapping[str, Callable[[], Any]], runs: int) -> dict[str, 
             if i > 0:
                 taken[way].append(time.process_time() - start)
     return {way: median(values) for way, values in taken.items()}
+
+
+def product_gflop(step: Callable[[], Any]) -> float:
+    """10^9 operations (a multiplication and an addition are two) of the step's matrix products."""
+    aten = torch.ops.aten
+    with FlopCounterMode(
+        display=False, custom_mapping={aten.addmm_: _added_product, aten.baddbmm_: _added_product}
+    ) as seen:
+        step()
+    return seen.get_total_flops() / 1e9
+
+
+def _added_product(_: object, left: Sequence[int], right: Sequence[int], *__: object, **___: object) -> int:
+    """Of a product added in place, which torch's counter does not know: from shapes ([n,] a, b) and ([n,] b, c)."""
+    return 2 * math.prod(left) * right[-1]
+
+
+def large_product() -> Callable[[int], Tensor]:
+    """A step of `LARGE_PRODUCT_GFLOP`: what this machine's products reach at best."""
+    left, right, out = torch.rand(2048, 2048), torch.rand(2048, 2048), torch.empty(2048, 2048)
+    return lambda _: torch.mm(left, right, out=out)
+
+
+LARGE_PRODUCT_GFLOP = 2 * 2048**3 / 1e9
 
 
 def in_new_process(measure: Callable[..., Measured], *arguments: object) -> Measured | None:

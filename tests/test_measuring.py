@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from benchmarks.measuring import own_peak_megabytes
+from benchmarks.measuring import LARGE_PRODUCT_GFLOP, large_product, own_peak_megabytes, product_gflop
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="resident memory is told by Linux only")
 MEGABYTES = 40
@@ -35,3 +36,15 @@ def test_memory_that_is_given_back_counts_and_pages_of_files_do_not(tmp_path: Pa
 def test_a_step_that_fails_ends_the_watch() -> None:
     with pytest.raises(ZeroDivisionError):
         own_peak_megabytes(lambda: 1 // 0)
+
+
+def test_operations_of_products() -> None:
+    a, b, c = torch.ones(3, 4), torch.ones(4, 5), torch.ones(3, 5)
+    assert product_gflop(lambda: a @ b) == pytest.approx(120e-9)
+    assert product_gflop(lambda: c.addmm_(a, b)) == pytest.approx(120e-9)
+    assert product_gflop(
+        lambda: torch.ones(2, 3, 5).baddbmm_(a.expand(2, -1, -1), b.expand(2, -1, -1))
+    ) == pytest.approx(240e-9)
+    assert product_gflop(lambda: torch.mm(a, b, out=c)) == pytest.approx(120e-9)
+    step = large_product()
+    assert product_gflop(lambda: step(0)) == pytest.approx(LARGE_PRODUCT_GFLOP)

@@ -73,6 +73,7 @@ def test_the_summary_compares_with_the_plain_path() -> None:
     rows = [
         {"case": case, "way": "plain", "seconds": 6.0, "ratio": 1.0, "peak_mb": 900.0},
         {"case": case, "way": "ours", "seconds": 1.5, "ratio": 4.0, "peak_mb": 300.0},
+        {"case": case, "way": "at best", "seconds": 1.2, "ratio": 5.0, "peak_mb": None},
     ]
     time, memory = document.summary(rows)
     assert (time["plain"], time["ours"], time["ratio"], time["target"]) == ("6.00 s", "1.50 s", 4.0, "5")

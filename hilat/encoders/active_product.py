@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+from transformers.activations import GELUActivation
 
 from hilat.encoders.relative_attention import Dropout
 
@@ -59,10 +61,23 @@ class ActiveProduct(torch.autograd.Function):
 def _with_slope(
     function: Callable[[Tensor], Tensor], inner: Tensor, down: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """function(inner), and its slope at each number, times `down` where that is given."""
+    """function(inner), and its slope at each number, times `down` where that is given, which may be written over."""
+    if is_gelu(function):
+        to_output = torch.ones_like(inner) if down is None else down
+        return F.gelu(inner), torch.ops.aten.gelu_backward.grad_input(to_output, inner, grad_input=to_output)
     # What is saved here is used at once: hooks around it (gradient checkpointing's) would encode everything again for it.
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x):
         leaf = inner.detach().requires_grad_()
         output = function(leaf)
         (slope,) = torch.autograd.grad(output, leaf, torch.ones_like(output) if down is None else down)
     return output.detach(), slope
+
+
+def is_gelu(function: Callable[[Tensor], Tensor]) -> bool:
+    """Whether it is XLNet's usual activation function, by the error function; torch has its slope and a form in place."""
+    return isinstance(function, GELUActivation) and function.act is F.gelu
+
+
+def in_place(function: Callable[[Tensor], Tensor], inner: Tensor) -> Tensor:
+    """function(inner), without gradients; in the place of inner, which is needed no more, where torch can."""
+    return torch.ops.aten.gelu.out(inner, out=inner) if is_gelu(function) else function(inner)

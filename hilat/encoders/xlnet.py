@@ -28,7 +28,6 @@ from torch.nn import functional as F
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 from transformers import XLNetModel
-from transformers.activations import GELUActivation
 from transformers.models.xlnet.modeling_xlnet import (
     XLNetFeedForward,
     XLNetLayer,
@@ -37,7 +36,7 @@ from transformers.models.xlnet.modeling_xlnet import (
 )
 
 from hilat.encoders import kernels
-from hilat.encoders.active_product import ActiveProduct
+from hilat.encoders.active_product import ActiveProduct, in_place
 from hilat.encoders.relative_attention import Dropout, RelativeAttention, SeededDropout
 
 if TYPE_CHECKING:
@@ -330,18 +329,11 @@ def _fed_forward(feed: XLNetFeedForward, x: Tensor, given: _Chunks) -> Tensor:
         return output
     noise = _next_noise(feed.dropout, given)
     if noise is None and not torch.is_grad_enabled():
-        return F.linear(_active(feed.activation_function, inner), last.weight, last.bias)
+        return F.linear(in_place(feed.activation_function, inner), last.weight, last.bias)
     output = ActiveProduct.apply(  # type: ignore[no-untyped-call]
         inner.flatten(0, 1), last.weight, last.bias, feed.activation_function, noise
     )
     return output.view_as(x)
-
-
-def _active(function: Callable[[Tensor], Tensor], inner: Tensor) -> Tensor:
-    """function(inner); XLNet's own in the place of inner, of which nothing else needs a number."""
-    if isinstance(function, GELUActivation) and function.act is F.gelu:
-        return torch.ops.aten.gelu.out(inner, out=inner)  # type: ignore[no-any-return]
-    return function(inner)
 
 
 def _attention(own: XLNetRelativeAttention, states: Tensor, fixed: _Fixed, given: _Chunks) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import XLNetConfig, XLNetModel
 from transformers.activations import ACT2FN
 
@@ -248,6 +249,15 @@ def test_feed_forward_keeps_one_tensor_of_its_inner_width() -> None:
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(tuple(x.shape)) or x, lambda x: x):  # type: ignore[func-returns-value]
         fast(inputs_embeds=torch.randn(2, 7, D, dtype=torch.float64, requires_grad=True), use_mems=False)
     assert sum(shape in ((14, 40), (2, 7, 40)) for shape in kept) == 1
+
+
+def test_torch_counts_the_operations_of_a_training_step() -> None:
+    """Its counter watches all modules, in the backward pass too, and fails where that one starts another."""
+    _, fast = _pair(torch.float64, "blocks", 0.1, n_layer=1, dropout=0.1)
+    with FlopCounterMode(display=False) as seen:
+        torch.autograd.backward(fast(torch.zeros(2, 7, dtype=torch.long), use_mems=False).last_hidden_state.sum())
+    with_biases = D * 3 * D + 2 * D * 40  # queries, keys and values; the two of the feed-forward layer
+    assert seen.get_flop_counts()["Global"][torch.ops.aten.addmm] == 2 * 2 * 7 * with_biases
 
 
 def test_dropped_weights_are_those_of_the_mask() -> None:
