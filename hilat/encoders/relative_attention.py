@@ -125,6 +125,11 @@ class Block:
         """The block's part (n, m, ...) of (B, T, H, ...), as a view."""
         return x[self.b0 : self.b1, self.t0 : self.t1, self.h]
 
+    def near(self, x: Tensor) -> Tensor:
+        """The block's part (W, E) of (2T, H, E), as a view."""
+        first, last, _ = self.relative
+        return x[first:last, self.h]
+
     def by_key(self, scores: Tensor) -> Tensor:
         """The relative scores (n, m, W) read by key: a view (n, m, T)."""
         n, m, w = scores.shape
@@ -181,32 +186,31 @@ class _Given:
         v = self.scratch("values", n, whole.tokens, size)
         return k, v.copy_(whole.of(self.v))
 
-    def queries(self, block: Block) -> tuple[Tensor, Tensor]:
-        """Queries of keys, with what they make of kinds of segments, and of relative keys: (n, m, E + S) and (n, m, E)."""
-        asked = block.of(self.q)  # (n, m, E)
-        n, m, size = asked.shape
-        q_r = torch.add(asked, self.shift[block.h], out=self.scratch("relative queries", n, m, size))
+    def queries(self, whole: Block) -> Tensor:
+        """Queries of keys, with what they make of kinds of segments (n, T, E + S)."""
+        asked = whole.of(self.q)  # (n, T, E)
+        n, tokens, size = asked.shape
         kinds = 0 if self.kinds is None else self.kinds.shape[-1]
-        q = self.scratch("queries", n, m, size + kinds)
+        q = self.scratch("queries", n, tokens, size + kinds)
         q[..., :size] = asked
-        if self.kinds is not None:
-            own = self.kinds[block.b0 : block.b1, block.t0 : block.t1]  # (n, m, S)
-            torch.mul(own, self.other(block, q_r).neg_(), out=q[..., size:])
-        return q, q_r
+        if self.kinds is not None and self.segments is not None:
+            s, g = self.segments[:, whole.h]  # (E,)
+            other = torch.matmul(q[..., :size], g[:, None]).add_(s @ g)  # (n, T, 1)
+            torch.mul(self.kinds[whole.b0 : whole.b1], other.neg_(), out=q[..., size:])
+        return q
 
-    def other(self, block: Block, q_r: Tensor) -> Tensor:
-        """(q + s) . g, what a key of another segment has more, (n, m, 1)."""
-        assert self.segments is not None
-        s, g = self.segments[:, block.h]  # (E,)
-        return torch.matmul(q_r, g[:, None]).add_((s - self.shift[block.h]) @ g)
+    def relative_queries(self, block: Block) -> Tensor:
+        """(n, m, E)."""
+        asked = block.of(self.q)
+        return torch.add(asked, self.shift[block.h], out=self.scratch("relative queries", *asked.shape))
 
-    def probabilities(self, block: Block, queries: tuple[Tensor, Tensor], k: Tensor, kept: bool = False) -> Tensor:
-        """Softmax of the block's scores (n, m, T); in memory of its own where it is kept."""
+    def probabilities(
+        self, block: Block, queries: tuple[Tensor, Tensor], near: Tensor, k: Tensor, kept: bool = False
+    ) -> Tensor:
+        """Softmax of the block's scores (n, m, T); in memory of its own where it is kept. near: (W, E)."""
         q, q_r = queries
         n, m, size = q_r.shape
-        first, last, _ = block.relative
-        relative = self.scratch("relative", n, m, last - first)
-        near = self.r[first:last, block.h]  # (W, E)
+        relative = self.scratch("relative", n, m, len(near))
         torch.mm(q_r.view(-1, size), near.t(), out=relative.view(n * m, -1))
         scores = q.new_empty(n, m, block.tokens) if kept else self.scratch("scores", n, m, block.tokens)
         torch.bmm(q, k.transpose(1, 2), out=scores)
@@ -249,9 +253,10 @@ class RelativeAttention(torch.autograd.Function):
         output = qkv.new_empty(chunks, tokens, heads, size)
         given = _given(qkv, r, shift, segments, kinds, hidden)
         for whole, blocks in given.blocks():
-            k, v = given.keys(whole)
+            (k, v), q = given.keys(whole), given.queries(whole)
             for block in blocks:
-                weights = given.probabilities(block, given.queries(block), k, kept=explained)
+                queries = q[:, block.t0 : block.t1], given.relative_queries(block)
+                weights = given.probabilities(block, queries, block.near(r), k, kept=explained)
                 if explained:
                     ctx.weights.append(weights)
                 if mask is not None:
@@ -271,11 +276,13 @@ class RelativeAttention(torch.autograd.Function):
         to = _Gradients.of(given, to_qkv, ctx.needs_input_grad)
         kept = iter(ctx.weights or ())
         for whole, blocks in given.blocks():
-            k, v = given.keys(whole)
+            (k, v), q = given.keys(whole), given.queries(whole)
             to_k, to_v = given.scratch("to keys", *v.shape).zero_(), given.scratch("to values", *v.shape).zero_()
+            to_q = given.scratch("to queries", *q.shape)
             for block in blocks:
-                queries = given.queries(block)
-                weights = next(kept) if ctx.weights else given.probabilities(block, queries, k)
+                rows = slice(block.t0, block.t1)
+                queries, near = (q[:, rows], given.relative_queries(block)), block.near(given.r)
+                weights = next(kept) if ctx.weights else given.probabilities(block, queries, near, k)
                 down = torch.mul(block.of(slope), scale, out=given.scratch("down", *queries[1].shape))  # (n, m, E)
                 to_scores = given.scratch("to scores", *weights.shape)
                 torch.bmm(down, v.transpose(1, 2), out=to_scores)  # of weights at first
@@ -287,7 +294,9 @@ class RelativeAttention(torch.autograd.Function):
                 to_v.baddbmm_(dropped.transpose(1, 2), down)
                 torch.ops.aten._softmax_backward_data(to_scores, weights, -1, weights.dtype, grad_input=to_scores)
                 to_k.baddbmm_(to_scores.transpose(1, 2), queries[0][..., : v.shape[-1]])
-                _to_queries(given, block, queries, k, to_scores, to)
+                torch.bmm(to_scores, k, out=to_q[:, rows])
+                _to_relative(given, block, queries[1], near, to_scores, to)
+            _to_queries(given, whole, q, to_q, to)
             whole.of(to.k).copy_(to_k)
             whole.of(to.v).copy_(to_v)
         return to_qkv, to.r, to.shift, to.segments, None, None, None
@@ -324,32 +333,33 @@ def _given(
     return _Given(q, k, v, r, shift, segments, different, hidden, _Scratch(qkv))
 
 
-def _to_queries(
-    given: _Given, block: Block, queries: tuple[Tensor, Tensor], k: Tensor, to_scores: Tensor, to: _Gradients
-) -> None:
-    """Add a block's part of the gradients of queries, relative keys and vectors, from those of its scores (n, m, T)."""
-    q, q_r = queries
+def _to_relative(given: _Given, block: Block, q_r: Tensor, near: Tensor, to_scores: Tensor, to: _Gradients) -> None:
+    """Gradients of a block's relative queries, written in the place of those of its queries, and of its relative keys."""
     n, m, size = q_r.shape
-    first, last, before = block.relative
     # What no key stands behind is 0, and never written.
-    relative = given.scratch(f"to relative {before}", n, m, last - first)
+    relative = given.scratch(f"to relative {block.relative[2]}", n, m, len(near))
     block.by_key(relative).copy_(to_scores)
-    near = given.r[first:last, block.h]  # (W, E)
+    flat = relative.view(n * m, -1)
     to_q_r = given.scratch("to relative queries", n, m, size)
-    torch.mm(relative.view(n * m, -1), near, out=to_q_r.view(n * m, size))
+    torch.mm(flat, near, out=to_q_r.view(n * m, size))
     if to.r is not None:
-        to.r[first:last, block.h].addmm_(relative.view(n * m, -1).t(), q_r.view(n * m, size))
+        block.near(to.r).addmm_(flat.t(), q_r.view(n * m, size))
+    block.of(to.q).copy_(to_q_r)
+
+
+def _to_queries(given: _Given, whole: Block, q: Tensor, to_q: Tensor, to: _Gradients) -> None:
+    """To the gradients of a head's relative queries add those of q (n, T, E + S); and those of the vectors, from both."""
+    target = whole.of(to.q)  # (n, T, E)
+    size = target.shape[-1]
     if to.shift is not None:
-        to.shift[block.h] += to_q_r.sum((0, 1))
-    to_q = torch.bmm(to_scores, k, out=given.scratch("to queries", *q.shape))
-    if given.kinds is not None:
-        assert given.segments is not None
-        s, g = given.segments[:, block.h]  # (E,)
-        own = given.kinds[block.b0 : block.b1, block.t0 : block.t1]  # (n, m, S)
-        to_other = (to_q[..., size:] * own).sum(-1, keepdim=True).neg_()  # (n, m, 1)
-        to_q_r.addcmul_(to_other, g.expand_as(to_q_r))
-        if to.segments is not None:
-            all_others = to_other.sum()
-            to.segments[0, block.h] += all_others * g
-            to.segments[1, block.h] += (to_other * q_r).sum((0, 1)) + all_others * (s - given.shift[block.h])
-    torch.add(to_q[..., :size], to_q_r, out=block.of(to.q))
+        to.shift[whole.h] += target.sum((0, 1))
+    target.add_(to_q[..., :size])
+    if given.kinds is None or given.segments is None:
+        return
+    s, g = given.segments[:, whole.h]  # (E,)
+    to_other = (to_q[..., size:] * given.kinds[whole.b0 : whole.b1]).sum(-1, keepdim=True).neg_()  # (n, T, 1)
+    target.addcmul_(to_other, g)
+    if to.segments is not None:
+        all_others = to_other.sum()
+        to.segments[0, whole.h] += all_others * g
+        to.segments[1, whole.h] += (to_other * q[..., :size]).sum((0, 1)) + all_others * s
