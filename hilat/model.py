@@ -267,8 +267,7 @@ class HilatModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         encoded, row = one_empty_chunk(inputs, places) if self.config.attend_padding else (places, None)
         rows = {name: values.flatten(0, 1)[encoded] for name, values in inputs.items()}  # (N, T, ...)
         cut, watched = not self.config.attend_padding, has_hooks(self.encoder)
-        # What is encoded again in the backward pass is encoded alone.
-        with nullcontext() if self._again else shared_calls():
+        with nullcontext() if self._again else shared_calls():  # what is encoded again is encoded alone
             hidden = encode_by_length(self.encode_chunks, rows, cut=cut, in_one_call=watched)
         if row is not None and (per_place or (self.dropout.training and self.dropout.p > 0)):
             # Each empty chunk has its own weights or its own noise from here on.
