@@ -15,7 +15,7 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
 from hilat.attention import ChunkAttention, CodeClassifier, TokenAttention, pool_chunks
-from hilat.encoders.relative_attention import Dropout
+from hilat.encoders.seeded_dropout import Dropout
 from hilat.head_blocks import BlockedHead, HeadPlan, HeadTensors, Rows
 
 # Codes of a block: so many that its numbers, k x N x (T + 2D), are about this many; from so many codes to so many. On a

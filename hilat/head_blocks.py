@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from hilat.encoders.relative_attention import Dropout
+from hilat.encoders.seeded_dropout import Dropout
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers.activations import GELUActivation
 
-from hilat.encoders.relative_attention import Dropout
+from hilat.encoders.seeded_dropout import Dropout
 
 
 class ActiveProduct(torch.autograd.Function):

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
@@ -37,7 +37,8 @@ from transformers.models.xlnet.modeling_xlnet import (
 
 from hilat.encoders import kernels
 from hilat.encoders.active_product import ActiveProduct, in_place
-from hilat.encoders.relative_attention import Dropout, RelativeAttention, SeededDropout
+from hilat.encoders.relative_attention import RelativeAttention
+from hilat.encoders.seeded_dropout import Dropout, SeededDropout
 
 if TYPE_CHECKING:
     from hilat.encoders.relative_attention_triton import Marks
@@ -70,10 +71,12 @@ class FastXLNetModel(XLNetModel):  # type: ignore[no-untyped-call]
                 "both or none of input_ids and inputs_embeds are given; pass either input_ids or inputs_embeds"
             )
         states = self.word_embedding(input_ids) if rest.get("inputs_embeds") is None else rest["inputs_embeds"]
-        kept = _all_states(self, states, _chunks(self, states, attention_mask, rest))
         wanted, as_output = rest.get("output_hidden_states"), rest.get("return_dict")
-        hidden = tuple(kept[:-1]) if (self.config.output_hidden_states if wanted is None else wanted) else None
-        output = XLNetModelOutput(last_hidden_state=kept[-1], hidden_states=hidden)
+        wanted = self.config.output_hidden_states if wanted is None else wanted
+        found = _states(self, states, _chunks(self, states, attention_mask, rest))
+        kept = deque(found, maxlen=None if wanted else 1)
+        last = kept.pop()
+        output = XLNetModelOutput(last_hidden_state=last, hidden_states=tuple(kept) if wanted else None)
         return output if (self.config.return_dict if as_output is None else as_output) else output.to_tuple()
 
 
@@ -116,13 +119,11 @@ def tell_once(model: FastXLNetModel, reason: str) -> None:
 class _Chunks:
     """What all layers are given beside the states.
 
-    positions: gives (2T, D), the sinusoids of i - j = T, T - 1, ..., 1 - T. kinds: (B, T, S), the segment of each token as 0s
-    and one 1; None without segments, S = 1 when all are equal. hidden: (B, T, T), 0 where query i sees key j, -inf where
-    not; None when all see all. seeds: of the dropout masks, one after the other; None where torch draws all of them.
-    marks: segments and padding as the kernel wants them.
+    kinds: (B, T, S), the segment of each token as 0s and one 1; None without segments, S = 1 when all are equal. hidden:
+    (B, T, T), 0 where query i sees key j, -inf where not; None when all see all. seeds: of the dropout masks, one after the
+    other; None where torch draws all of them. marks: segments and padding as the kernel wants them.
     """
 
-    positions: Callable[[], Tensor]
     kinds: Tensor | None
     hidden: Tensor | None
     seeds: Iterator[tuple[int, int]] | None
@@ -139,14 +140,13 @@ def _chunks(model: FastXLNetModel, states: Tensor, attention_mask: Tensor | None
     seeds = None
     if way == "blocks" and model.training:
         seeds = zip(itertools.repeat(int(torch.randint(2**62, ()))), itertools.count())
-    positions = partial(_positions, model, states)
     types = rest.get("token_type_ids")
     if way == "kernel":
         from hilat.encoders.relative_attention_triton import Marks
 
         marks = Marks.of(types, None if padding is None else ~padding, states)
-        return _Chunks(positions, None, None, None, way, marks)
-    return _Chunks(positions, _segment_kinds(types, states), _hidden_keys(padding, states), seeds, way)
+        return _Chunks(None, None, None, way, marks)
+    return _Chunks(_segment_kinds(types, states), _hidden_keys(padding, states), seeds, way)
 
 
 def way_of(model: FastXLNetModel, dtype: torch.dtype) -> Path:
@@ -180,17 +180,20 @@ def _segment_kinds(types: Tensor | None, states: Tensor) -> Tensor | None:
     return F.one_hot(kind, len(known)).to(states.dtype)  # (B, T, S)
 
 
-def _all_states(model: FastXLNetModel, embedded: Tensor, given: _Chunks) -> list[Tensor]:
+def _states(model: FastXLNetModel, embedded: Tensor, given: _Chunks) -> Iterator[Tensor]:
     """The states (B, T, D) before the first layer and after each, and the output."""
-    states = [_drop(embedded, model.dropout, given)]
+    state = _drop(embedded, model.dropout, given)
+    yield state
     if given.way == "kernel":
-        positions = _drop(given.positions(), model.dropout, given)
+        positions = _positions(model, state, given)
         for layer in model.layer:
-            states.append(_layer_by_kernels(cast(XLNetLayer, layer), states[-1], positions, given))
+            state = _layer_by_kernels(cast(XLNetLayer, layer), state, positions, given)
+            yield state
     else:
-        for layer, fixed in zip(model.layer, _fixed(model, given, embedded.shape[1]), strict=True):
-            states.append(_layer(cast(XLNetLayer, layer), states[-1], fixed, given))
-    return [*states, _drop(states[-1], model.dropout, given)]
+        for layer, fixed in zip(model.layer, _fixed(model, state, given), strict=True):
+            state = _layer(cast(XLNetLayer, layer), state, fixed, given)
+            yield state
+    yield _drop(state, model.dropout, given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,23 +249,24 @@ def shared_calls() -> Iterator[None]:
         _SHARED.reset(token)
 
 
-def _fixed(model: FastXLNetModel, given: _Chunks, tokens: int) -> list[_Fixed]:
-    """Of each layer, for chunks of so many tokens."""
-    shared = _SHARED.get()
+def _fixed(model: FastXLNetModel, states: Tensor, given: _Chunks) -> list[_Fixed]:
+    """Of each layer, for chunks as long as states (B, T, D)."""
+    shared, tokens = _SHARED.get(), states.shape[1]
     key = id(model), torch.is_grad_enabled()
     known = None if shared is None else shared.get(key)
     if known is None or len(known[0].r) < 2 * tokens:
-        positions = _drop(given.positions(), model.dropout, given)
+        positions = _positions(model, states, given)
         known = [_Fixed.of(cast(XLNetLayer, layer).rel_attn, positions) for layer in model.layer]
         if shared is not None:
             shared[key] = known
     return [fixed.cut(tokens) for fixed in known]
 
 
-def _positions(model: FastXLNetModel, states: Tensor) -> Tensor:
+def _positions(model: FastXLNetModel, states: Tensor, given: _Chunks) -> Tensor:
+    """(2T, D), the sinusoids of i - j = T, T - 1, ..., 1 - T, after dropout."""
     tokens = states.shape[1]
     sinusoids: Tensor = model.relative_positional_encoding(tokens, tokens, device=states.device)  # type: ignore[no-untyped-call]
-    return sinusoids[:, 0]  # (2T, D)
+    return _drop(sinusoids[:, 0], model.dropout, given)
 
 
 def _drop(x: Tensor, module: nn.Dropout, given: _Chunks) -> Tensor:

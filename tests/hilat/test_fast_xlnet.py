@@ -18,7 +18,7 @@ from transformers.activations import ACT2FN
 from explain.deep_lift import with_multipliers
 from hilat.encoders import encoder_path, load_encoder, new_encoder, relative_attention, xlnet_token_types
 from hilat.encoders.active_product import ActiveProduct
-from hilat.encoders.relative_attention import Dropout
+from hilat.encoders.seeded_dropout import Dropout
 from hilat.encoders.xlnet import FastXLNetModel
 from hilat.model import build_model
 

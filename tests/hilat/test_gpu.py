@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import XLNetConfig, XLNetModel
 
 from hilat.encoders import encoder_path, kernels
-from hilat.encoders.relative_attention import Dropout
+from hilat.encoders.seeded_dropout import Dropout
 from hilat.encoders.xlnet import FastXLNetModel
 from hilat.model import build_model
 

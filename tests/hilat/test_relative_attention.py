@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hilat.encoders import relative_attention
-from hilat.encoders.relative_attention import Dropout, RelativeAttention, SeededDropout
+from hilat.encoders.relative_attention import RelativeAttention
+from hilat.encoders.seeded_dropout import Dropout, SeededDropout
 
 
 def _parts(chunks: int = 2, tokens: int = 5, heads: int = 2, size: int = 3) -> tuple[Tensor, ...]:
