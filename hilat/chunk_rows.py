@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from hilat.admissions import HilatError
 from hilat.model_config import SPECIAL_TOKENS
 
-# What a call of the encoder costs beside its tokens, in tokens: blocks that are not full on the CPU, the start of kernels elsewhere.
+# What a call of the encoder costs beside its tokens, in tokens, about: the start of each step, of kernels off the CPU.
 _CALL_TOKENS = {"cpu": 64}
 _CALL_TOKENS_ELSEWHERE = 2048
 # A call's tokens at most: larger tensors leave the CPU's cache, and its allocator asks for their pages anew each time.

@@ -104,6 +104,11 @@ class _Given:
     hidden: Tensor | None
     scratch: _Scratch
 
+    @property
+    def more(self) -> int:
+        """S, how many numbers queries and keys have for kinds of segments."""
+        return 0 if self.kinds is None else self.kinds.shape[-1]
+
     def blocks(self) -> Iterator[tuple[Block, list[Block]]]:
         """A head of some chunks with all its queries, and these in blocks; all of them, in a fixed order."""
         chunks, tokens, heads, _ = self.q.shape
@@ -118,8 +123,7 @@ class _Given:
     def keys(self, whole: Block) -> tuple[Tensor, Tensor]:
         """Keys, with their kinds of segments, and values: (n, T, E + S) and (n, T, E)."""
         n, size = whole.b1 - whole.b0, self.k.shape[-1]
-        kinds = 0 if self.kinds is None else self.kinds.shape[-1]
-        k = self.scratch("keys", n, whole.tokens, size + kinds)
+        k = self.scratch("keys", n, whole.tokens, size + self.more)
         k[..., :size] = whole.of(self.k)
         if self.kinds is not None:
             k[..., size:] = self.kinds[whole.b0 : whole.b1]
@@ -130,8 +134,7 @@ class _Given:
         """Queries of keys, with what they make of kinds of segments (n, T, E + S)."""
         asked = whole.of(self.q)  # (n, T, E)
         n, tokens, size = asked.shape
-        kinds = 0 if self.kinds is None else self.kinds.shape[-1]
-        q = self.scratch("queries", n, tokens, size + kinds)
+        q = self.scratch("queries", n, tokens, size + self.more)
         q[..., :size] = asked
         if self.kinds is not None and self.segments is not None:
             s, g = self.segments[:, whole.h]  # (E,)
