@@ -76,7 +76,8 @@ def peak_megabytes(step: Callable[[], Any]) -> float:
 
 def own_peak_megabytes(step: Callable[[], Any]) -> float:
     """As `peak_megabytes`, of the process's own memory only, looked at every 2 ms: without the pages of files (libraries,
-    weights), which the system drops and loads again as it likes."""
+    weights), which the system drops and loads again as it likes. Memory that the allocator has at hand from before does not
+    count; benchmarks measure in new processes."""
     before, ended = _status("RssAnon"), threading.Event()
     highest = before
 
