@@ -17,7 +17,7 @@ from hilat.admissions import Admission, HilatError
 from hilat.attention import chunk_scores, masked_softmax, pool_chunks
 from hilat.chunk_rows import encode_by_length, has_hooks
 from hilat.coder import Coder
-from hilat.encoders.xlnet import shared_calls
+from hilat.encoders.shared_calls import shared_calls
 from hilat.encoding import SPECIAL_TOKENS, EncodedDocument, collate
 from hilat.model import HilatModel
 

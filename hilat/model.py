@@ -34,7 +34,7 @@ from hilat.encoders import (
     xlnet_token_types,
 )
 from hilat.encoders.long import long_inputs, settle_attention
-from hilat.encoders.xlnet import shared_calls
+from hilat.encoders.shared_calls import shared_calls
 from hilat.head import Asked, Head, HeadOutput, block_size, blocked, in_blocks, plain
 from hilat.head_blocks import Rows
 from hilat.model_config import OFFSET_POSITIONS, HilatConfig, longest_chunk

@@ -1,7 +1,7 @@
-"""XLNet's attention in blocks of queries: nothing of size T x T is kept, neither for the backward pass nor in the forward.
+"""XLNet's attention in blocks of queries: nothing of size T x T is held in the forward pass, nor kept for the backward pass.
 
-Except where inputs alone have gradients, as in explanations: there the weights of attention are kept, for many backward
-passes through the same graph.
+Except where a call is told to keep the weights of attention, which saves their second computation, and where inputs alone
+have gradients, as in explanations: there they are kept for many backward passes through the same graph.
 
 The score of key j for query i is (q_i + u) . k_j + (q_i + w) . r_{i-j} + [other segment] (q_i + s) . g (Dai et al. 2019,
 Transformer-XL, section 3.3; Yang et al. 2019, XLNet, sections 2.5 and A.3), g being what the vector of other segments is
@@ -21,7 +21,7 @@ a head, S kinds of segments.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -127,8 +127,7 @@ class _Given:
         k[..., :size] = whole.of(self.k)
         if self.kinds is not None:
             k[..., size:] = self.kinds[whole.b0 : whole.b1]
-        v = self.scratch("values", n, whole.tokens, size)
-        return k, v.copy_(whole.of(self.v))
+        return k, whole.of(self.v)
 
     def queries(self, whole: Block) -> Tensor:
         """Queries of keys, with what they make of kinds of segments (n, T, E + S)."""
@@ -166,7 +165,7 @@ class _Given:
 
 
 class RelativeAttention(torch.autograd.Function):
-    """Attention over the scores of this module's first lines, recomputed block by block in the backward pass."""
+    """Attention over the scores of this module's first lines; what is not kept is computed again in the backward pass."""
 
     @staticmethod
     def forward(
@@ -178,19 +177,19 @@ class RelativeAttention(torch.autograd.Function):
         kinds: Tensor | None,
         hidden: Tensor | None,
         dropout: Dropout | None,
+        keep: bool = False,
     ) -> Tensor:
         """Output (B, T, H, E).
 
         qkv: (B, T, 3, H, E); queries have u in them and are divided by sqrt(E), as shift and s are. r: (2T, H, E), for
         i - j = T, T - 1, ..., 1 - T. shift: (H, E), w - u. segments: (2, H, E), s - u and g. kinds: (B, T, S), the kind of
         each token's segment as 0s and one 1, with segments. hidden: (B, T, T), 0 where query i sees key j, -inf where not.
-        All of one dtype.
+        All of one dtype. keep: the weights (H, B, T, T) are kept for the backward pass, dropped ones with a minus sign.
         """
-        ctx.save_for_backward(qkv, r, shift, segments, kinds, hidden)
         ctx.dropout = dropout
         # Inputs have gradients and relative keys none: inputs are explained, with a backward pass for each of many codes.
-        explained = ctx.needs_input_grad[0] and not ctx.needs_input_grad[1] and dropout is None
-        ctx.weights = [] if explained else None
+        keep = keep or (ctx.needs_input_grad[0] and not ctx.needs_input_grad[1] and dropout is None)
+        kept: list[Tensor] = []
         mask = None if dropout is None else dropout.masks()
         chunks, tokens, _, heads, size = qkv.shape
         output = qkv.new_empty(chunks, tokens, heads, size)
@@ -199,25 +198,28 @@ class RelativeAttention(torch.autograd.Function):
             (k, v), q = given.keys(whole), given.queries(whole)
             for block in blocks:
                 queries = q[:, block.t0 : block.t1], given.relative_queries(block)
-                weights = given.probabilities(block, queries, block.near(r), k, kept=explained)
-                if explained:
-                    ctx.weights.append(weights)
+                weights = dropped = given.probabilities(block, queries, block.near(r), k, kept=keep)
                 if mask is not None:
-                    weights.mul_(mask(weights))
-                mixed = torch.bmm(weights, v, out=given.scratch("mixed", *weights.shape[:2], size))  # (n, m, E)
-                block.of(output).copy_(mixed)
+                    drawn = mask(weights)
+                    dropped = torch.mul(drawn, weights, out=given.scratch("dropped", *weights.shape))
+                    if keep:
+                        weights.copysign_(drawn.sub_(0.5))
+                if keep:
+                    kept.append(weights)
+                torch.bmm(dropped, v, out=block.of(output))
+        ctx.save_for_backward(qkv, r, shift, segments, kinds, hidden, *kept)
         return output if dropout is None else output.mul_(dropout.scale)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of qkv, r, shift and segments."""
-        qkv, *rest = ctx.saved_tensors
-        given, to_qkv = _given(qkv, *rest), torch.empty_like(qkv)
+        qkv, r, shift, segments, kinds, hidden, *kept = ctx.saved_tensors
+        given, to_qkv = _given(qkv, r, shift, segments, kinds, hidden), torch.empty_like(qkv)
         dropout: Dropout | None = ctx.dropout
-        mask, scale = (None, 1.0) if dropout is None else (dropout.masks(), dropout.scale)
+        scale = 1.0 if dropout is None else dropout.scale
         to = _Gradients.of(given, to_qkv, ctx.needs_input_grad)
-        kept = iter(ctx.weights or ())
+        weights_of = _weights_again(given, dropout, kept)
         for whole, blocks in given.blocks():
             (k, v), q = given.keys(whole), given.queries(whole)
             to_k, to_v = given.scratch("to keys", *v.shape).zero_(), given.scratch("to values", *v.shape).zero_()
@@ -225,24 +227,39 @@ class RelativeAttention(torch.autograd.Function):
             for block in blocks:
                 rows = slice(block.t0, block.t1)
                 queries, near = (q[:, rows], given.relative_queries(block)), block.near(given.r)
-                weights = next(kept) if ctx.weights else given.probabilities(block, queries, near, k)
+                weights, dropped = weights_of(block, queries, near, k)
                 down = torch.mul(block.of(slope), scale, out=given.scratch("down", *queries[1].shape))  # (n, m, E)
                 to_scores = given.scratch("to scores", *weights.shape)
-                torch.bmm(down, v.transpose(1, 2), out=to_scores)  # of weights at first
-                dropped = weights
-                if mask is not None:
-                    drawn = mask(weights)
-                    to_scores.mul_(drawn)
-                    dropped = drawn.mul_(weights)
+                torch.bmm(down, v.transpose(1, 2), out=to_scores)  # of weights that were not dropped, at first
                 to_v.baddbmm_(dropped.transpose(1, 2), down)
-                torch.ops.aten._softmax_backward_data(to_scores, weights, -1, weights.dtype, grad_input=to_scores)
+                to_scores.mul_(dropped)
+                to_scores.addcmul_(weights, to_scores.sum(-1, keepdim=True), value=-1)
                 to_k.baddbmm_(to_scores.transpose(1, 2), queries[0][..., : v.shape[-1]])
                 torch.bmm(to_scores, k, out=to_q[:, rows])
                 _to_relative(given, block, queries[1], near, to_scores, to)
             _to_queries(given, whole, q, to_q, to)
             whole.of(to.k).copy_(to_k)
             whole.of(to.v).copy_(to_v)
-        return to_qkv, to.r, to.shift, to.segments, None, None, None
+        return to_qkv, to.r, to.shift, to.segments, None, None, None, None
+
+
+def _weights_again(
+    given: _Given, dropout: Dropout | None, kept: Sequence[Tensor]
+) -> Callable[[Block, tuple[Tensor, Tensor], Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """A function that gives the next block's weights (n, m, T) before and after dropout: kept, or computed again."""
+    mask, stored = None if dropout is None else dropout.masks(), iter(kept)
+
+    def weights_of(block: Block, queries: tuple[Tensor, Tensor], near: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        if not kept:
+            weights = given.probabilities(block, queries, near, k)
+            return weights, weights if mask is None else mask(weights).mul_(weights)
+        signed = next(stored)
+        if mask is None:
+            return signed, signed
+        weights, dropped = (given.scratch(name, *signed.shape) for name in ("weights", "dropped"))
+        return torch.abs(signed, out=weights), torch.clamp_min(signed, 0, out=dropped)
+
+    return weights_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """transformers' XLNet, the same function in less time and memory: same weights, names and files, another forward pass.
 
 Batch first; queries, keys and values in one product; relative keys once per layer, not once per chunk; the relative shift
-as a view; segments only where they differ; attention in blocks of queries, computed again in the backward pass
-(`hilat.encoders.relative_attention`); dropout masks drawn again from a seed instead of being kept.
+as a view; segments only where they differ; attention in blocks of queries, computed again in the backward pass where its
+weights are not kept (`hilat.encoders.relative_attention`, `hilat.encoders.shared_calls`); dropout masks drawn again from a
+seed instead of being kept.
 
 What differs in training is the noise, not its distribution: the dropout of the relative positions is drawn once for all
 chunks of a batch, not once for each, and shares of dropped numbers are rounded to 16 bits (0.1 is 0.100006).
@@ -16,9 +17,7 @@ import itertools
 import logging
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
@@ -39,6 +38,7 @@ from hilat.encoders import kernels
 from hilat.encoders.active_product import ActiveProduct, in_place
 from hilat.encoders.relative_attention import RelativeAttention
 from hilat.encoders.seeded_dropout import Dropout, SeededDropout
+from hilat.encoders.shared_calls import Fixed, projection, room_for_weights, shared
 
 if TYPE_CHECKING:
     from hilat.encoders.relative_attention_triton import Marks
@@ -196,69 +196,16 @@ def _states(model: FastXLNetModel, embedded: Tensor, given: _Chunks) -> Iterator
     yield _drop(state, model.dropout, given)
 
 
-@dataclass(frozen=True, slots=True)
-class _Fixed:
-    """What a layer's attention has for all chunks alike, with 1 / sqrt(E) in queries.
-
-    weights: (D, 3 H E), of queries, keys and values; None without gradients, where only memory would be needed to keep
-    them. biases: (3 H E,). r: (2T, H, E), the relative keys of i - j = T, T - 1, ..., 1 - T. shift: (H, E) and segments:
-    (2, H, E), as in `RelativeAttention`.
-    """
-
-    weights: Tensor | None
-    biases: Tensor
-    r: Tensor
-    shift: Tensor
-    segments: Tensor
-
-    @classmethod
-    def of(cls, own: XLNetRelativeAttention, positions: Tensor) -> _Fixed:
-        """From positions (2T, D)."""
-        _, heads, size = own.q.shape
-        content = own.r_w_bias * own.scale  # (H, E)
-        segments = (own.r_s_bias * own.scale - content, own.seg_embed[1] - own.seg_embed[0])
-        return cls(
-            weights=_weights(own) if torch.is_grad_enabled() else None,
-            biases=F.pad(content.flatten(), (0, 2 * heads * size)),
-            r=torch.mm(positions.to(own.r.dtype), own.r.flatten(1)).view(-1, heads, size),
-            shift=own.r_r_bias * own.scale - content,
-            segments=torch.stack(segments),
-        )
-
-    def cut(self, tokens: int) -> _Fixed:
-        """For chunks of so many tokens, at most T."""
-        longest = len(self.r) // 2
-        return replace(self, r=self.r[longest - tokens : longest + tokens])
-
-
-def _weights(own: XLNetRelativeAttention) -> Tensor:
-    """Of queries, keys and values in one (D, 3 H E)."""
-    return torch.cat([own.q.flatten(1) * own.scale, own.k.flatten(1), own.v.flatten(1)], 1)
-
-
-_SHARED: ContextVar[dict[tuple[int, bool], list[_Fixed]] | None] = ContextVar("shared", default=None)
-
-
-@contextmanager
-def shared_calls() -> Iterator[None]:
-    """Calls of one XLNet inside, with the same weights, compute what is the same for all chunks once, the longest one first."""
-    token = _SHARED.set({})
-    try:
-        yield
-    finally:
-        _SHARED.reset(token)
-
-
-def _fixed(model: FastXLNetModel, states: Tensor, given: _Chunks) -> list[_Fixed]:
+def _fixed(model: FastXLNetModel, states: Tensor, given: _Chunks) -> list[Fixed]:
     """Of each layer, for chunks as long as states (B, T, D)."""
-    shared, tokens = _SHARED.get(), states.shape[1]
+    calls, tokens = shared(), states.shape[1]
     key = id(model), torch.is_grad_enabled()
-    known = None if shared is None else shared.get(key)
+    known = None if calls is None else calls.fixed.get(key)
     if known is None or len(known[0].r) < 2 * tokens:
         positions = _positions(model, states, given)
-        known = [_Fixed.of(cast(XLNetLayer, layer).rel_attn, positions) for layer in model.layer]
-        if shared is not None:
-            shared[key] = known
+        known = [Fixed.of(cast(XLNetLayer, layer).rel_attn, positions) for layer in model.layer]
+        if calls is not None:
+            calls.fixed[key] = known
     return [fixed.cut(tokens) for fixed in known]
 
 
@@ -281,7 +228,7 @@ def _next_noise(module: nn.Dropout, given: _Chunks) -> Dropout | None:
     return Dropout(module.p, next(given.seeds)) if given.seeds is not None and module.training and module.p else None
 
 
-def _layer(layer: XLNetLayer, states: Tensor, fixed: _Fixed, given: _Chunks) -> Tensor:
+def _layer(layer: XLNetLayer, states: Tensor, fixed: Fixed, given: _Chunks) -> Tensor:
     """The layer's output (B, T, D)."""
     own, feed = layer.rel_attn, layer.ff
     mixed = _attention(own, states, fixed, given)  # (B, T, D)
@@ -340,10 +287,10 @@ def _fed_forward(feed: XLNetFeedForward, x: Tensor, given: _Chunks) -> Tensor:
     return output.view_as(x)
 
 
-def _attention(own: XLNetRelativeAttention, states: Tensor, fixed: _Fixed, given: _Chunks) -> Tensor:
+def _attention(own: XLNetRelativeAttention, states: Tensor, fixed: Fixed, given: _Chunks) -> Tensor:
     """What the heads bring (B, T, H * E), before the output's product."""
     width, heads, size = own.q.shape
-    weights = _weights(own) if fixed.weights is None else fixed.weights
+    weights = projection(own) if fixed.weights is None else fixed.weights
     qkv = torch.addmm(fixed.biases, states.reshape(-1, width), weights)
     qkv = qkv.view(*states.shape[:2], 3, heads, size)  # (B, T, 3, H, E)
     r, shift = fixed.r.to(qkv.dtype), fixed.shift.to(qkv.dtype)
@@ -351,7 +298,8 @@ def _attention(own: XLNetRelativeAttention, states: Tensor, fixed: _Fixed, given
     segments = None if kinds is None else fixed.segments.to(qkv.dtype)
     if given.way == "blocks":
         noise = _next_noise(own.dropout, given)
-        attended: Tensor = RelativeAttention.apply(qkv, r, shift, segments, kinds, given.hidden, noise)  # type: ignore[no-untyped-call]
+        keep = room_for_weights(qkv)
+        attended: Tensor = RelativeAttention.apply(qkv, r, shift, segments, kinds, given.hidden, noise, keep)  # type: ignore[no-untyped-call]
     else:
         attended = biased_attention(
             qkv, (r, shift, segments), kinds, given.hidden, own.dropout.p * own.dropout.training

@@ -15,7 +15,8 @@ from transformers import BertConfig, XLNetConfig
 from hilat import chunk_rows
 from hilat.batches import ByLength
 from hilat.chunk_rows import groups_by_length, one_empty_chunk
-from hilat.encoders import xlnet, xlnet_token_types
+from hilat.encoders import relative_attention, shared_calls, xlnet_token_types
+from hilat.encoders.shared_calls import Fixed
 from hilat.model import HilatModel, build_model
 
 plain = pytest.importorskip("benchmarks.plain")  # in the checkout, not in the package
@@ -189,8 +190,8 @@ def test_masked_chunks_are_encoded_in_groups(monkeypatch: pytest.MonkeyPatch) ->
 def test_groups_share_relative_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """Computed once a layer for the three groups of a pass, anew in the next pass, where weights may be others."""
     monkeypatch.setitem(chunk_rows._CALL_TOKENS, "cpu", 0)
-    made, of = [], xlnet._Fixed.of
-    monkeypatch.setattr(xlnet._Fixed, "of", lambda own, positions: made.append(len(positions)) or of(own, positions))
+    made, of = [], Fixed.of
+    monkeypatch.setattr(Fixed, "of", lambda own, positions: made.append(len(positions)) or of(own, positions))
     model = _model()
     slow, inputs, labels = plain.PlainHilat(model), _inputs(), _labels()
     expected, got = slow(**inputs), model(**inputs, labels=labels)
@@ -203,13 +204,44 @@ def test_groups_share_relative_keys(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(model(**inputs).logits, slow(**inputs), rtol=1e-10, atol=1e-10)
     assert made == [40] * 4
     # Outside a pass each call is alone, a longer one after a shorter one too.
-    with xlnet.shared_calls():
+    with shared_calls.shared_calls():
         short, long = (
             model.encode_chunks({name: v.flatten(0, 1)[:3, :n] for name, v in inputs.items()}) for n in (5, 9)
         )
     alone = [model.encode_chunks({name: v.flatten(0, 1)[:3, :n] for name, v in inputs.items()}) for n in (5, 9)]
     torch.testing.assert_close([short, long], alone, rtol=1e-12, atol=1e-12)
     assert made == [40] * 4 + [10, 10, 18, 18] * 2
+
+
+def test_weights_of_attention_are_kept_while_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two layers and groups of 6 x 20, 2 x 13 and 4 x 7 tokens; which ones are kept changes no bit of the gradients."""
+    monkeypatch.setitem(chunk_rows._CALL_TOKENS, "cpu", 0)
+    inputs, labels = _inputs(), _labels()
+    heads, apply = 2, relative_attention.RelativeAttention.apply
+    sizes = [8 * heads * chunks * tokens**2 for chunks, tokens in ((6, 20), (2, 13), (4, 7))]  # bytes
+    told: list[bool] = []
+    monkeypatch.setattr(
+        relative_attention.RelativeAttention, "apply", lambda *given: told.append(given[-1]) or apply(*given)
+    )
+    found = []
+    for room in (0, sizes[0] + sizes[2], 10**9):
+        monkeypatch.setattr(shared_calls, "KEPT_WEIGHTS", room)
+        model = _model(dropout=0.1)
+        for part in model.encoder.modules():
+            if isinstance(part, torch.nn.Dropout):
+                part.p = 0.1
+        torch.manual_seed(0)
+        found.append(_gradients(model.train(), model(**inputs, labels=labels).loss))
+    assert told == [False] * 6 + [True, False, False, False, True, False] + [True] * 6
+    for gradients in found[1:]:
+        for name, gradient in gradients.items():
+            assert torch.equal(gradient, found[0][name]), name
+    told.clear()
+    with torch.no_grad():
+        model(**inputs)
+    model.activation_checkpointing_enable()
+    _gradients(model, model(**inputs, labels=labels).loss)  # chunks are encoded again, one at a time
+    assert not any(told)
 
 
 def test_hooks_see_one_call() -> None:

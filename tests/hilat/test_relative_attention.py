@@ -49,17 +49,19 @@ def test_attention_against_a_loop(kinds: Tensor | None) -> None:
 
 @pytest.mark.parametrize("kinds", [None, KINDS, KINDS[..., :1]])
 @pytest.mark.parametrize("scores", [1, 10**6])
-@pytest.mark.parametrize("p", [0.0, 0.1, 0.5])
-def test_gradients_with_dropout(p: float, scores: int, kinds: Tensor | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Finite differences: the backward pass draws the masks of the forward pass, block for block."""
+@pytest.mark.parametrize(("p", "keep"), [(0.0, False), (0.0, True), (0.1, False), (0.5, False), (0.5, True)])
+def test_gradients_with_dropout(
+    p: float, keep: bool, scores: int, kinds: Tensor | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Finite differences: the backward pass draws the masks of the forward pass, block for block, or reads them."""
     monkeypatch.setattr(relative_attention, "QUERIES", 2)
     monkeypatch.setattr(relative_attention, "BLOCK_SCORES", scores)
     noise = Dropout(p, (7, 1)) if p else None
     run = RelativeAttention.apply
-    assert torch.autograd.gradcheck(lambda *parts: run(*parts, kinds, None, noise), _parts())  # type: ignore[no-untyped-call]
+    assert torch.autograd.gradcheck(lambda *parts: run(*parts, kinds, None, noise, keep), _parts())  # type: ignore[no-untyped-call]
     qkv, *fixed = _parts()
     explained = [part.detach() for part in fixed]
-    assert torch.autograd.gradcheck(lambda qkv: run(qkv, *explained, kinds, None, noise), qkv)  # type: ignore[no-untyped-call]
+    assert torch.autograd.gradcheck(lambda qkv: run(qkv, *explained, kinds, None, noise, keep), qkv)  # type: ignore[no-untyped-call]
     x = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
     assert noise is None or torch.autograd.gradcheck(lambda x: SeededDropout.apply(x, noise), (x,))  # type: ignore[no-untyped-call]
 
