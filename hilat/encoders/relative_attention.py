@@ -8,15 +8,17 @@ Transformer-XL, section 3.3; Yang et al. 2019, XLNet, sections 2.5 and A.3), g b
 apart from that of one's own: a softmax sees the difference only. As S more numbers in queries and keys, one for each kind of
 segment, the term is part of the first product: -(q_i + s) . g stands where the query's kind is, 1 where the key's is.
 
-The relative scores of a block of m queries need the T + m - 1 relative keys that lie between its first query and the last
-key and its last query and the first key. Computed for all of them, (m, W), the score that belongs to key j stands one place
-further left in each following row, so that the scores by key are the same memory read with rows of W - 1 numbers.
+The relative scores of a strip of s queries need the T + s - 1 relative keys that lie between its first query and the last
+key and its last query and the first key. Computed for all of them, (s, W), the score that belongs to key j stands one place
+further left in each following row, so that the scores by key are the same memory read with rows of W - 1 numbers. Few
+queries waste little; all else is done for a block of many strips at once: one head, some chunks, all their queries where
+that is not too much.
 
-Queries, keys and values are read from, and their gradients written to, the one tensor that their product makes; a block is
-one head of some chunks, and what it needs of them is copied into memory that all blocks use.
+Queries, keys and values are read from, and their gradients written to, the one tensor that their product makes; what else a
+block needs is written in memory that all blocks use.
 
-Axis letters: H heads, B chunks, T tokens, n chunks of a block, m queries of a block, W relative keys of a block, E width of
-a head, S kinds of segments.
+Axis letters: H heads, B chunks, T tokens, n chunks of a block, m queries of a block, s of a strip, W relative keys of a
+strip, E width of a head, S kinds of segments.
 """
 
 from __future__ import annotations
@@ -31,15 +33,14 @@ from torch.autograd.function import once_differentiable
 
 from hilat.encoders.seeded_dropout import Dropout
 
-QUERIES = 128  # of a block; 64 to 256 differ by a few per cent
-# Chunks times queries times tokens of a block: its scores take 1 MB in float32, and stay in the cache.
-BLOCK_SCORES = 262_144
+QUERIES = 128  # of a strip; 64 to 256 differ by a few per cent
+BLOCK_SCORES = 2**20  # chunks times queries times tokens of a block at most: 4 MB in float32
 _ALIGNED = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Head h of chunks b0 to b1, queries t0 to t1 of T."""
+    """Head h of chunks b0 to b1, queries t0 to t1 of T. A strip is one too."""
 
     h: int
     b0: int
@@ -49,8 +50,18 @@ class Block:
     tokens: int
 
     @property
+    def rows(self) -> slice:
+        """Its queries among those of its chunks."""
+        return slice(self.t0, self.t1)
+
+    def cut(self, queries: int) -> list[Block]:
+        """In blocks of so many queries at most."""
+        starts = range(self.t0, self.t1, queries)
+        return [replace(self, t0=t, t1=min(t + queries, self.t1)) for t in starts]
+
+    @property
     def relative(self) -> tuple[int, int, int]:
-        """The relative keys that the block needs, of those for i - j = T, T - 1, ..., 1 - T: first, last + 1; and how many
+        """The relative keys that a strip needs, of those for i - j = T, T - 1, ..., 1 - T: first, last + 1; and how many
         at the front no score needs.
 
         In sixteens where there are so many: a product with 640 columns takes two thirds of the time of one with 639.
@@ -63,17 +74,17 @@ class Block:
 
     def of(self, x: Tensor) -> Tensor:
         """The block's part (n, m, ...) of (B, T, H, ...), as a view."""
-        return x[self.b0 : self.b1, self.t0 : self.t1, self.h]
+        return x[self.b0 : self.b1, self.rows, self.h]
 
     def near(self, x: Tensor) -> Tensor:
-        """The block's part (W, E) of (2T, H, E), as a view."""
+        """A strip's part (W, E) of (2T, H, E), as a view."""
         first, last, _ = self.relative
         return x[first:last, self.h]
 
     def by_key(self, scores: Tensor) -> Tensor:
-        """The relative scores (n, m, W) read by key: a view (n, m, T)."""
-        n, m, w = scores.shape
-        return scores.as_strided((n, m, self.tokens), (m * w, w - 1, 1), m - 1 + self.relative[2])
+        """A strip's relative scores (n, s, W) read by key: a view (n, s, T)."""
+        n, s, w = scores.shape
+        return scores.as_strided((n, s, self.tokens), (s * w, w - 1, 1), s - 1 + self.relative[2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +123,12 @@ class _Given:
     def blocks(self) -> Iterator[tuple[Block, list[Block]]]:
         """A head of some chunks with all its queries, and these in blocks; all of them, in a fixed order."""
         chunks, tokens, heads, _ = self.q.shape
-        queries = min(QUERIES, tokens)
+        queries = min(tokens, max(QUERIES, BLOCK_SCORES // tokens // QUERIES * QUERIES))
         size = max(1, BLOCK_SCORES // (queries * tokens))
         for h in range(heads):
             for b in range(0, chunks, size):
                 whole = Block(h, b, min(b + size, chunks), 0, tokens, tokens)
-                cuts = range(0, tokens, queries)
-                yield whole, [replace(whole, t0=t, t1=min(t + queries, tokens)) for t in cuts]
+                yield whole, whole.cut(queries)
 
     def keys(self, whole: Block) -> tuple[Tensor, Tensor]:
         """Keys, with their kinds of segments, and values: (n, T, E + S) and (n, T, E)."""
@@ -141,24 +151,23 @@ class _Given:
             torch.mul(self.kinds[whole.b0 : whole.b1], other.neg_(), out=q[..., size:])
         return q
 
-    def relative_queries(self, block: Block) -> Tensor:
-        """(n, m, E)."""
-        asked = block.of(self.q)
-        return torch.add(asked, self.shift[block.h], out=self.scratch("relative queries", *asked.shape))
+    def relative_queries(self, strip: Block) -> Tensor:
+        """(n, s, E)."""
+        asked = strip.of(self.q)
+        return torch.add(asked, self.shift[strip.h], out=self.scratch("relative queries", *asked.shape))
 
-    def probabilities(
-        self, block: Block, queries: tuple[Tensor, Tensor], near: Tensor, k: Tensor, kept: bool = False
-    ) -> Tensor:
-        """Softmax of the block's scores (n, m, T); in memory of its own where it is kept. near: (W, E)."""
-        q, q_r = queries
-        n, m, size = q_r.shape
-        relative = self.scratch("relative", n, m, len(near))
-        torch.mm(q_r.view(-1, size), near.t(), out=relative.view(n * m, -1))
+    def probabilities(self, block: Block, q: Tensor, k: Tensor, kept: bool = False) -> Tensor:
+        """Softmax of the block's scores (n, m, T); in memory of its own where it is kept. q and k: (n, T, E + S)."""
+        n, m, size = len(q), block.t1 - block.t0, self.q.shape[-1]
         scores = q.new_empty(n, m, block.tokens) if kept else self.scratch("scores", n, m, block.tokens)
-        torch.bmm(q, k.transpose(1, 2), out=scores)
-        scores.add_(block.by_key(relative))
+        torch.bmm(q[:, block.rows], k.transpose(1, 2), out=scores)
+        for strip in block.cut(QUERIES):
+            near, q_r = strip.near(self.r), self.relative_queries(strip)
+            relative = self.scratch("relative", *q_r.shape[:2], len(near))
+            torch.mm(q_r.view(-1, size), near.t(), out=relative.view(-1, len(near)))
+            scores[:, strip.t0 - block.t0 : strip.t1 - block.t0].add_(strip.by_key(relative))
         if self.hidden is not None:
-            scores.add_(self.hidden[block.b0 : block.b1, block.t0 : block.t1])
+            scores.add_(self.hidden[block.b0 : block.b1, block.rows])
         if torch.promote_types(scores.dtype, torch.float32) == scores.dtype:
             return torch.softmax(scores, -1, out=scores)
         return scores.copy_(torch.softmax(scores, -1, dtype=torch.float32))
@@ -197,8 +206,7 @@ class RelativeAttention(torch.autograd.Function):
         for whole, blocks in given.blocks():
             (k, v), q = given.keys(whole), given.queries(whole)
             for block in blocks:
-                queries = q[:, block.t0 : block.t1], given.relative_queries(block)
-                weights = dropped = given.probabilities(block, queries, block.near(r), k, kept=keep)
+                weights = dropped = given.probabilities(block, q, k, kept=keep)
                 if mask is not None:
                     drawn = mask(weights)
                     dropped = torch.mul(drawn, weights, out=given.scratch("dropped", *weights.shape))
@@ -222,36 +230,33 @@ class RelativeAttention(torch.autograd.Function):
         weights_of = _weights_again(given, dropout, kept)
         for whole, blocks in given.blocks():
             (k, v), q = given.keys(whole), given.queries(whole)
-            to_k, to_v = given.scratch("to keys", *v.shape).zero_(), given.scratch("to values", *v.shape).zero_()
             to_q = given.scratch("to queries", *q.shape)
-            for block in blocks:
-                rows = slice(block.t0, block.t1)
-                queries, near = (q[:, rows], given.relative_queries(block)), block.near(given.r)
-                weights, dropped = weights_of(block, queries, near, k)
-                down = torch.mul(block.of(slope), scale, out=given.scratch("down", *queries[1].shape))  # (n, m, E)
+            for i, block in enumerate(blocks):
+                weights, dropped = weights_of(block, q, k)
+                asked = q[:, block.rows, : v.shape[-1]]  # (n, m, E)
+                down = torch.mul(block.of(slope), scale, out=given.scratch("down", *asked.shape))
                 to_scores = given.scratch("to scores", *weights.shape)
                 torch.bmm(down, v.transpose(1, 2), out=to_scores)  # of weights that were not dropped, at first
-                to_v.baddbmm_(dropped.transpose(1, 2), down)
+                whole.of(to.v).baddbmm_(dropped.transpose(1, 2), down, beta=int(i > 0))
                 to_scores.mul_(dropped)
                 to_scores.addcmul_(weights, to_scores.sum(-1, keepdim=True), value=-1)
-                to_k.baddbmm_(to_scores.transpose(1, 2), queries[0][..., : v.shape[-1]])
-                torch.bmm(to_scores, k, out=to_q[:, rows])
-                _to_relative(given, block, queries[1], near, to_scores, to)
+                whole.of(to.k).baddbmm_(to_scores.transpose(1, 2), asked, beta=int(i > 0))
+                torch.bmm(to_scores, k, out=to_q[:, block.rows])
+                for strip in block.cut(QUERIES):
+                    _to_relative(given, strip, to_scores[:, strip.t0 - block.t0 : strip.t1 - block.t0], to)
             _to_queries(given, whole, q, to_q, to)
-            whole.of(to.k).copy_(to_k)
-            whole.of(to.v).copy_(to_v)
         return to_qkv, to.r, to.shift, to.segments, None, None, None, None
 
 
 def _weights_again(
     given: _Given, dropout: Dropout | None, kept: Sequence[Tensor]
-) -> Callable[[Block, tuple[Tensor, Tensor], Tensor, Tensor], tuple[Tensor, Tensor]]:
+) -> Callable[[Block, Tensor, Tensor], tuple[Tensor, Tensor]]:
     """A function that gives the next block's weights (n, m, T) before and after dropout: kept, or computed again."""
     mask, stored = None if dropout is None else dropout.masks(), iter(kept)
 
-    def weights_of(block: Block, queries: tuple[Tensor, Tensor], near: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    def weights_of(block: Block, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         if not kept:
-            weights = given.probabilities(block, queries, near, k)
+            weights = given.probabilities(block, q, k)
             return weights, weights if mask is None else mask(weights).mul_(weights)
         signed = next(stored)
         if mask is None:
@@ -293,18 +298,19 @@ def _given(
     return _Given(q, k, v, r, shift, segments, different, hidden, _Scratch(qkv))
 
 
-def _to_relative(given: _Given, block: Block, q_r: Tensor, near: Tensor, to_scores: Tensor, to: _Gradients) -> None:
-    """Gradients of a block's relative queries, written in the place of those of its queries, and of its relative keys."""
-    n, m, size = q_r.shape
+def _to_relative(given: _Given, strip: Block, to_scores: Tensor, to: _Gradients) -> None:
+    """Gradients of a strip's relative queries, written in the place of those of its queries, and of its relative keys."""
+    near, target = strip.near(given.r), strip.of(to.q)
+    n, s, size = target.shape
     # What no key stands behind is 0, and never written.
-    relative = given.scratch(f"to relative {block.relative[2]}", n, m, len(near))
-    block.by_key(relative).copy_(to_scores)
-    flat = relative.view(n * m, -1)
-    to_q_r = given.scratch("to relative queries", n, m, size)
-    torch.mm(flat, near, out=to_q_r.view(n * m, size))
+    relative = given.scratch(f"to relative {strip.relative[2]}", n, s, len(near))
+    strip.by_key(relative).copy_(to_scores)
+    flat = relative.view(n * s, -1)
+    to_q_r = given.scratch("to relative queries", n, s, size)
+    torch.mm(flat, near, out=to_q_r.view(n * s, size))
     if to.r is not None:
-        block.near(to.r).addmm_(flat.t(), q_r.view(n * m, size))
-    block.of(to.q).copy_(to_q_r)
+        strip.near(to.r).addmm_(flat.t(), given.relative_queries(strip).view(n * s, size))
+    target.copy_(to_q_r)
 
 
 def _to_queries(given: _Given, whole: Block, q: Tensor, to_q: Tensor, to: _Gradients) -> None:
