@@ -220,7 +220,7 @@ def _masks(plan: HeadPlan, codes: slice) -> Callable[[Tensor], Tensor] | None:
     noise = Dropout(dropout.p, (*dropout.seed, codes.start))
     if plan.rows.document.device.type == "cpu":
         draw = noise.masks()
-        return lambda like: draw(like).mul_(noise.scale)
+        return lambda like: draw(torch.empty_like(like)).mul_(noise.scale)
     generator = torch.Generator(plan.rows.document.device).manual_seed((noise.seed[0] + codes.start) % 2**62)
     return lambda like: torch.empty_like(like).bernoulli_(1 - noise.p, generator=generator).div_(1 - noise.p)
 

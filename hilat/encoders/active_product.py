@@ -37,7 +37,7 @@ class ActiveProduct(torch.autograd.Function):
         ctx.function, ctx.noise = function, noise
         if noise is None:
             return torch.addmm(bias, active, weight.t())
-        return torch.addmm(bias, noise.masks()(active).mul_(active), weight.t(), alpha=noise.scale)
+        return torch.addmm(bias, noise.masks()(torch.empty_like(active)).mul_(active), weight.t(), alpha=noise.scale)
 
     @staticmethod
     @once_differentiable
@@ -48,7 +48,7 @@ class ActiveProduct(torch.autograd.Function):
         if ctx.slope:
             return to_active.mul_(kept), None, None, None, None
         noise: Dropout | None = ctx.noise
-        mask = None if noise is None else noise.masks()(kept).mul_(noise.scale)
+        mask = None if noise is None else noise.masks()(torch.empty_like(kept)).mul_(noise.scale)
         if mask is not None:
             to_active.mul_(mask)
         active, to_inner = _with_slope(ctx.function, kept, to_active)

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from hilat.encoders.scratch import scratch
 from hilat.encoders.seeded_dropout import Dropout
 
 QUERIES = 128  # of a strip; 64 to 256 differ by a few per cent
@@ -88,20 +89,6 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
-class _Scratch:
-    """Memory that the blocks of one pass write in, one after the other, so that it stays in the cache."""
-
-    like: Tensor
-    _made: dict[tuple[str, tuple[int, ...]], Tensor] = field(default_factory=dict)
-
-    def __call__(self, name: str, *shape: int) -> Tensor:
-        """A tensor of that name and shape, the same each time; zeros at first."""
-        if (name, shape) not in self._made:
-            self._made[name, shape] = self.like.new_zeros(shape)
-        return self._made[name, shape]
-
-
-@dataclass(frozen=True, slots=True)
 class _Given:
     """What a pass reads: as in `RelativeAttention.forward`; kinds: None where there is no difference to see."""
 
@@ -113,7 +100,18 @@ class _Given:
     segments: Tensor | None
     kinds: Tensor | None
     hidden: Tensor | None
-    scratch: _Scratch
+    _zeros: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
+
+    def scratch(self, name: str, *shape: int) -> Tensor:
+        """Memory that all blocks use: a tensor with anything in it."""
+        return scratch(f"attention's {name}", *shape, like=self.q)
+
+    def zeros(self, *shape: int, front: int) -> Tensor:
+        """The same tensor each time, of zeros where it is never written; `front` numbers of a row come before what is."""
+        key = (front, *shape)
+        if key not in self._zeros:
+            self._zeros[key] = self.q.new_zeros(shape)
+        return self._zeros[key]
 
     @property
     def more(self) -> int:
@@ -208,7 +206,7 @@ class RelativeAttention(torch.autograd.Function):
             for block in blocks:
                 weights = dropped = given.probabilities(block, q, k, kept=keep)
                 if mask is not None:
-                    drawn = mask(weights)
+                    drawn = mask(given.scratch("drawn", *weights.shape))
                     dropped = torch.mul(drawn, weights, out=given.scratch("dropped", *weights.shape))
                     if keep:
                         weights.copysign_(drawn.sub_(0.5))
@@ -257,7 +255,7 @@ def _weights_again(
     def weights_of(block: Block, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         if not kept:
             weights = given.probabilities(block, q, k)
-            return weights, weights if mask is None else mask(weights).mul_(weights)
+            return weights, weights if mask is None else mask(given.scratch("drawn", *weights.shape)).mul_(weights)
         signed = next(stored)
         if mask is None:
             return signed, signed
@@ -295,7 +293,7 @@ def _given(
 ) -> _Given:
     q, k, v = qkv.unbind(2)
     different = kinds if kinds is not None and kinds.shape[-1] > 1 else None
-    return _Given(q, k, v, r, shift, segments, different, hidden, _Scratch(qkv))
+    return _Given(q, k, v, r, shift, segments, different, hidden)
 
 
 def _to_relative(given: _Given, strip: Block, to_scores: Tensor, to: _Gradients) -> None:
@@ -303,7 +301,7 @@ def _to_relative(given: _Given, strip: Block, to_scores: Tensor, to: _Gradients)
     near, target = strip.near(given.r), strip.of(to.q)
     n, s, size = target.shape
     # What no key stands behind is 0, and never written.
-    relative = given.scratch(f"to relative {strip.relative[2]}", n, s, len(near))
+    relative = given.zeros(n, s, len(near), front=strip.relative[2])
     strip.by_key(relative).copy_(to_scores)
     flat = relative.view(n * s, -1)
     to_q_r = given.scratch("to relative queries", n, s, size)

@@ -34,7 +34,7 @@ class Dropout:
         return min(round(self.p * 2**16), 2**16 - 1)
 
     def masks(self) -> Callable[[Tensor], Tensor]:
-        """A function that gives the next 0s (dropped) and 1s (kept) of the seed's stream, in the shape and type of a tensor.
+        """A function that writes the next 0s (dropped) and 1s (kept) of the seed's stream in a tensor, and gives that.
 
         On the CPU a quarter of a number's 64 random bits decides on a weight, which takes a tenth of the time of torch's
         bernoulli; elsewhere the device's own generator draws them.
@@ -42,16 +42,15 @@ class Dropout:
         stream = np.random.SFC64(self.seed)
         generators: dict[torch.device, torch.Generator] = {}
 
-        def mask(like: Tensor) -> Tensor:
-            if like.device.type == "cpu":
-                words = stream.random_raw(-(-like.numel() // 4))
-                bits = torch.from_numpy(words.view(np.int16))[: like.numel()].view(like.shape)
-                return torch.lt(bits, self.threshold, out=torch.empty(like.shape, dtype=like.dtype))
-            if like.device not in generators:
+        def mask(place: Tensor) -> Tensor:
+            if place.device.type == "cpu":
+                words = stream.random_raw(-(-place.numel() // 4))
+                bits = torch.from_numpy(words.view(np.int16))[: place.numel()].view(place.shape)
+                return torch.lt(bits, self.threshold, out=place)
+            if place.device not in generators:
                 number = int(np.random.SeedSequence(self.seed).generate_state(1, np.uint64)[0] >> 1)
-                generators[like.device] = torch.Generator(like.device).manual_seed(number)
-            kept = torch.empty(like.shape, dtype=like.dtype, device=like.device)
-            return kept.bernoulli_(1.0 / self.scale, generator=generators[like.device])
+                generators[place.device] = torch.Generator(place.device).manual_seed(number)
+            return place.bernoulli_(1.0 / self.scale, generator=generators[place.device])
 
         return mask
 
@@ -63,11 +62,11 @@ class SeededDropout(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, dropout: Dropout) -> Tensor:
         """x of any shape, on the CPU."""
         ctx.dropout = dropout
-        return dropout.masks()(x).mul_(x).mul_(dropout.scale)
+        return dropout.masks()(torch.empty_like(x)).mul_(x).mul_(dropout.scale)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
         """The same weights on the gradient."""
-        weighed: Tensor = ctx.dropout.masks()(slope).mul_(slope).mul_(ctx.dropout.scale)
+        weighed: Tensor = ctx.dropout.masks()(torch.empty_like(slope)).mul_(slope).mul_(ctx.dropout.scale)
         return weighed, None

@@ -73,7 +73,7 @@ _SHARED: ContextVar[Shared | None] = ContextVar("shared", default=None)
 @contextmanager
 def shared_calls() -> Iterator[None]:
     """Calls of one XLNet inside, with the same weights, compute what is the same for all chunks once, the longest one first;
-    and keep weights of attention for the backward pass while they are below `KEPT_WEIGHTS` in all."""
+    and keep weights of attention for the backward pass while they take less than `KEPT_WEIGHTS` in all."""
     token = _SHARED.set(Shared(KEPT_WEIGHTS))
     try:
         yield

@@ -299,7 +299,9 @@ def _attention(own: XLNetRelativeAttention, states: Tensor, fixed: Fixed, given:
     if given.way == "blocks":
         noise = _next_noise(own.dropout, given)
         keep = room_for_weights(qkv)
-        attended: Tensor = RelativeAttention.apply(qkv, r, shift, segments, kinds, given.hidden, noise, keep)  # type: ignore[no-untyped-call]
+        attended: Tensor = RelativeAttention.apply(  # type: ignore[no-untyped-call]
+            qkv, r, shift, segments, kinds, given.hidden, noise, keep
+        )
     else:
         attended = biased_attention(
             qkv, (r, shift, segments), kinds, given.hidden, own.dropout.p * own.dropout.training
