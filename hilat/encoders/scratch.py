@@ -25,8 +25,11 @@ def scratch(name: str, *shape: int, like: Tensor) -> Tensor:
 
     Of one name, the last one given only may still be used.
     """
+    if type(like) is not Tensor or torch.compiler.is_compiling():
+        return like.new_empty(shape)  # stands for numbers that are not there yet
     key, size = (name, like.dtype, like.device), math.prod(shape)
     made = _MADE.tensors.get(key)
     if made is None or len(made) < size:
-        made = _MADE.tensors[key] = torch.empty(size, dtype=like.dtype, device=like.device)
+        with torch.inference_mode(False):  # what is made inside that mode cannot be written outside
+            made = _MADE.tensors[key] = torch.empty(size, dtype=like.dtype, device=like.device)
     return made[:size].view(shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -74,6 +75,29 @@ def test_dropped_weights_are_those_of_the_mask() -> None:
     assert 0 < float(kept.mean()) < 1
     found = RelativeAttention.apply(*parts, KINDS, None, noise)
     torch.testing.assert_close(found, _slow(parts, KINDS, kept, noise.scale))
+
+
+def test_memory_of_a_thread_serves_other_sizes_types_modes_and_threads() -> None:
+    """Larger and smaller calls one after the other, first in inference mode, and at the same time in other threads."""
+    sizes = [(1, 3), (2, 40), (2, 5), (1, 130), (3, 9)]
+    given = [[part.detach() for part in _parts(chunks, tokens)] for chunks, tokens in sizes]
+    given += [[part.float() for part in parts] for parts in given]
+    kept = [torch.ones(2, qkv.shape[0], qkv.shape[1], qkv.shape[1]) for qkv, *_ in given]
+    expected = [
+        _slow(tuple(parts), None, ones.to(parts[0].dtype), 1.0) for parts, ones in zip(given, kept, strict=True)
+    ]
+
+    def run(parts: list[Tensor]) -> Tensor:
+        output: Tensor = RelativeAttention.apply(*parts, None, None, None)  # type: ignore[no-untyped-call]
+        return output
+
+    with ThreadPoolExecutor(1) as alone:
+        first = [output.clone() for output in alone.map(torch.inference_mode()(run), given)]
+        again = list(alone.map(lambda parts: run([part.clone().requires_grad_() for part in parts]), given))
+    with ThreadPoolExecutor(4) as several:
+        together = list(several.map(run, given * 8))
+    for found in (first, again, *(together[i : i + len(given)] for i in range(0, len(together), len(given)))):
+        torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
