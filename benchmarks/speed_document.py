@@ -1,7 +1,7 @@
 """Whole documents of realistic length, from token ids to logits and gradients: a part of `benchmarks.speed`.
 
-Four documents of 1,370, 2,159, 3,076 and 4,825 tokens (mean 2,858) in ten chunks of 512, XLNet of 4 layers x 256 with 4
-heads, 50 codes, random weights (time does not depend on them). plain: `benchmarks.plain`, which encodes all ten chunks of
+Four documents of 1,370, 2,159, 3,076 and 4,825 tokens (mean 2,858) in ten chunks of 512, XLNet of 4 layers x 256 or (not
+with `--quick`) 2 layers x 768 with heads of 64, 50 codes, random weights (time does not depend on them). plain: `benchmarks.plain`, which encodes all ten chunks of
 each by transformers' XLNet, with attention mask and token types, one code after the other. ours: HilatModel. Padding takes
 attention in both, as published, or in neither ("masked"). A training step is forward and backward, without optimiser.
 
@@ -48,19 +48,22 @@ PAD, EMPTY = 5, (4, 3)
 
 @dataclass(frozen=True)
 class Case:
-    """One kind of step. dropout: of encoder and head."""
+    """One kind of step. dropout: of encoder and head. width, layers: of the encoder."""
 
     training: bool
     attend_padding: bool
     dropout: float
     runs: int
     ways: tuple[str, ...] = ("plain", "ours")
+    width: int = 256
+    layers: int = 4
 
     @property
     def name(self) -> str:
         """The case in words."""
         step = f"training step, dropout {self.dropout}" if self.training else "inference"
-        return f"{step}, padding {'attended to' if self.attend_padding else 'masked'}"
+        padding = "attended to" if self.attend_padding else "masked"
+        return f"{step}, padding {padding}, {self.layers} x {self.width}"
 
 
 CASES = (
@@ -70,6 +73,8 @@ CASES = (
     Case(True, False, 0.0, 5),
     Case(True, True, 0.1, 5),
     Case(True, False, 0.1, 5, ("plain", "ours", "chunks again")),
+    Case(False, False, 0.0, 3, width=768, layers=2),
+    Case(True, False, 0.1, 3, width=768, layers=2),
 )
 
 
@@ -90,7 +95,13 @@ def model_of(way: str, case: Case) -> nn.Module:
     """A model with the weights that every way has."""
     torch.manual_seed(0)
     encoder = XLNetConfig(
-        vocab_size=VOCABULARY, d_model=256, n_layer=4, n_head=4, d_inner=1024, dropout=case.dropout, pad_token_id=PAD
+        vocab_size=VOCABULARY,
+        d_model=case.width,
+        n_layer=case.layers,
+        n_head=case.width // 64,
+        d_inner=4 * case.width,
+        dropout=case.dropout,
+        pad_token_id=PAD,
     )
     model = build_model(
         encoder, CODES, seed=0, chunks=CHUNKS, tokens=TOKENS, attend_padding=case.attend_padding, dropout=case.dropout
@@ -132,9 +143,9 @@ def _peak(way: str, case: Case) -> float:
 
 
 def measure(quick: bool) -> list[dict[str, Any]]:
-    """One row per case and way; quick: one run of each."""
+    """One row per case and way; quick: one run of each at width 256."""
     rows = []
-    for case in [replace(case, runs=1) for case in CASES] if quick else CASES:
+    for case in [replace(case, runs=1) for case in CASES if case.width == 256] if quick else CASES:
         say(case.name)
         steps = {way: step_of(way, case) for way in case.ways}
         if not case.dropout:
