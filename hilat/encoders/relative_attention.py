@@ -212,7 +212,8 @@ class RelativeAttention(torch.autograd.Function):
                         weights.copysign_(drawn.sub_(0.5))
                 if keep:
                     kept.append(weights)
-                torch.bmm(dropped, v, out=block.of(output))
+                mixed = torch.bmm(dropped, v, out=given.scratch("mixed", *weights.shape[:2], size))  # (n, m, E)
+                block.of(output).copy_(mixed)
         ctx.save_for_backward(qkv, r, shift, segments, kinds, hidden, *kept)
         return output if dropout is None else output.mul_(dropout.scale)
 
@@ -229,19 +230,23 @@ class RelativeAttention(torch.autograd.Function):
         for whole, blocks in given.blocks():
             (k, v), q = given.keys(whole), given.queries(whole)
             to_q = given.scratch("to queries", *q.shape)
+            # Not added where they belong: torch adds products to what is not contiguous one chunk after the other.
+            to_k, to_v = given.scratch("to keys", *v.shape), given.scratch("to values", *v.shape)
             for i, block in enumerate(blocks):
                 weights, dropped = weights_of(block, q, k)
                 asked = q[:, block.rows, : v.shape[-1]]  # (n, m, E)
                 down = torch.mul(block.of(slope), scale, out=given.scratch("down", *asked.shape))
                 to_scores = given.scratch("to scores", *weights.shape)
                 torch.bmm(down, v.transpose(1, 2), out=to_scores)  # of weights that were not dropped, at first
-                whole.of(to.v).baddbmm_(dropped.transpose(1, 2), down, beta=int(i > 0))
+                to_v.baddbmm_(dropped.transpose(1, 2), down, beta=int(i > 0))
                 to_scores.mul_(dropped)
                 to_scores.addcmul_(weights, to_scores.sum(-1, keepdim=True), value=-1)
-                whole.of(to.k).baddbmm_(to_scores.transpose(1, 2), asked, beta=int(i > 0))
+                to_k.baddbmm_(to_scores.transpose(1, 2), asked, beta=int(i > 0))
                 torch.bmm(to_scores, k, out=to_q[:, block.rows])
                 for strip in block.cut(QUERIES):
                     _to_relative(given, strip, to_scores[:, strip.t0 - block.t0 : strip.t1 - block.t0], to)
+            whole.of(to.k).copy_(to_k)
+            whole.of(to.v).copy_(to_v)
             _to_queries(given, whole, q, to_q, to)
         return to_qkv, to.r, to.shift, to.segments, None, None, None, None
 
