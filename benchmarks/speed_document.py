@@ -1,12 +1,13 @@
 """Whole documents of realistic length, from token ids to logits and gradients: a part of `benchmarks.speed`.
 
 Four documents of 1,370, 2,159, 3,076 and 4,825 tokens (mean 2,858) in ten chunks of 512, XLNet of 4 layers x 256 or (not
-with `--quick`) 2 layers x 768 with heads of 64, 50 codes, random weights (time does not depend on them). plain: `benchmarks.plain`, which encodes all ten chunks of
-each by transformers' XLNet, with attention mask and token types, one code after the other. ours: HilatModel. Padding takes
-attention in both, as published, or in neither ("masked"). A training step is forward and backward, without optimiser.
+with `--quick`) 2 layers x 768 with heads of 64, 50 codes, random weights (time does not depend on them). plain:
+`benchmarks.plain`, which encodes all ten chunks of each by transformers' XLNet, with attention mask and token types, one
+code after the other. ours: HilatModel. Padding takes attention in both, as published, or in neither ("masked"). A training
+step is forward and backward, without optimiser.
 
 at best: what our step would take if its matrix products ran as fast as a product of 2048 x 2048 numbers did in the same
-run, and everything else took no time. No float32 implementation on the same machine gets below it without fewer operations.
+run, and everything else took no time. Only fewer operations, or a faster library of products than torch's, get below it.
 
 chunks again: our training step with gradient checkpointing, which keeps hidden states and encodes one chunk at a time
 again in the backward pass.

@@ -1,4 +1,4 @@
-"""XLNet's attention in blocks of queries: nothing of size T x T is held in the forward pass, nor kept for the backward pass.
+"""XLNet's attention in blocks of some megabytes, whatever the number of heads, chunks and tokens; no weights are kept.
 
 Except where a call is told to keep the weights of attention, which saves their second computation, and where inputs alone
 have gradients, as in explanations: there they are kept for many backward passes through the same graph.
@@ -128,14 +128,14 @@ class _Given:
                 whole = Block(h, b, min(b + size, chunks), 0, tokens, tokens)
                 yield whole, whole.cut(queries)
 
-    def keys(self, whole: Block) -> tuple[Tensor, Tensor]:
-        """Keys, with their kinds of segments, and values: (n, T, E + S) and (n, T, E)."""
+    def keys(self, whole: Block) -> Tensor:
+        """Keys, with their kinds of segments (n, T, E + S)."""
         n, size = whole.b1 - whole.b0, self.k.shape[-1]
         k = self.scratch("keys", n, whole.tokens, size + self.more)
         k[..., :size] = whole.of(self.k)
         if self.kinds is not None:
             k[..., size:] = self.kinds[whole.b0 : whole.b1]
-        return k, whole.of(self.v)
+        return k
 
     def queries(self, whole: Block) -> Tensor:
         """Queries of keys, with what they make of kinds of segments (n, T, E + S)."""
@@ -202,7 +202,7 @@ class RelativeAttention(torch.autograd.Function):
         output = qkv.new_empty(chunks, tokens, heads, size)
         given = _given(qkv, r, shift, segments, kinds, hidden)
         for whole, blocks in given.blocks():
-            (k, v), q = given.keys(whole), given.queries(whole)
+            q, k, v = given.queries(whole), given.keys(whole), whole.of(given.v)
             for block in blocks:
                 weights = dropped = given.probabilities(block, q, k, kept=keep)
                 if mask is not None:
@@ -228,7 +228,7 @@ class RelativeAttention(torch.autograd.Function):
         to = _Gradients.of(given, to_qkv, ctx.needs_input_grad)
         weights_of = _weights_again(given, dropout, kept)
         for whole, blocks in given.blocks():
-            (k, v), q = given.keys(whole), given.queries(whole)
+            q, k, v = given.queries(whole), given.keys(whole), whole.of(given.v)
             to_q = given.scratch("to queries", *q.shape)
             # Not added where they belong: torch adds products to what is not contiguous one chunk after the other.
             to_k, to_v = given.scratch("to keys", *v.shape), given.scratch("to values", *v.shape)

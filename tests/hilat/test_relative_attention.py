@@ -100,6 +100,19 @@ def test_memory_of_a_thread_serves_other_sizes_types_modes_and_threads() -> None
         torch.testing.assert_close(found, expected)
 
 
+def test_a_run_of_nans_leaves_nothing_in_the_memory() -> None:
+    """What is written over may be anything, in the backward pass too."""
+
+    def gradients(scale: float) -> tuple[Tensor, ...]:
+        parts = [(part.detach() * scale).requires_grad_() for part in _parts(3, 70)]
+        output = RelativeAttention.apply(*parts, None, None, Dropout(0.1, (1,)))  # type: ignore[no-untyped-call]
+        return torch.autograd.grad(output.square().sum(), parts[:3])
+
+    first, spoilt, again = gradients(1.0), gradients(float("nan")), gradients(1.0)
+    assert all(bool(gradient.isnan().any()) for gradient in spoilt)
+    assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
+
+
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
 def test_keep_rate_and_mean(p: float) -> None:
     noise = Dropout(p, (11,))
