@@ -63,6 +63,7 @@ def encoder_path(encoder: PreTrainedModel) -> str:
     if reason is not None:
         return f"transformers' xlnet ({reason})"
     says = {
+        "compiled": "attention compiled for the processor",
         "blocks": "attention in blocks of queries",
         "kernel": "attention by a Triton kernel",
         "bias": "relative scores as a bias of sdpa",

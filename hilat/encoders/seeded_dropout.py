@@ -33,6 +33,11 @@ class Dropout:
     def _dropped(self) -> int:
         return min(round(self.p * 2**16), 2**16 - 1)
 
+    @property
+    def number(self) -> int:
+        """The seed as one number of 64 bits."""
+        return int(np.random.SeedSequence(self.seed).generate_state(1, np.uint64)[0])
+
     def masks(self) -> Callable[[Tensor], Tensor]:
         """A function that writes the next 0s (dropped) and 1s (kept) of the seed's stream in a tensor, and gives that.
 
@@ -48,8 +53,7 @@ class Dropout:
                 bits = torch.from_numpy(words.view(np.int16))[: place.numel()].view(place.shape)
                 return torch.lt(bits, self.threshold, out=place)
             if place.device not in generators:
-                number = int(np.random.SeedSequence(self.seed).generate_state(1, np.uint64)[0] >> 1)
-                generators[place.device] = torch.Generator(place.device).manual_seed(number)
+                generators[place.device] = torch.Generator(place.device).manual_seed(self.number >> 1)
             return place.bernoulli_(1.0 / self.scale, generator=generators[place.device])
 
         return mask

@@ -34,16 +34,20 @@ from transformers.models.xlnet.modeling_xlnet import (
     XLNetRelativeAttention,
 )
 
-from hilat.encoders import kernels
+from hilat.encoders import kernels, relative_attention_compiled
 from hilat.encoders.active_product import ActiveProduct, in_place
 from hilat.encoders.relative_attention import RelativeAttention
+from hilat.encoders.relative_attention_compiled import CompiledAttention
+from hilat.encoders.scratch import scratch
 from hilat.encoders.seeded_dropout import Dropout, SeededDropout
 from hilat.encoders.shared_calls import Fixed, projection, room_for_weights, shared
 
 if TYPE_CHECKING:
     from hilat.encoders.relative_attention_triton import Marks
 
-Path = Literal["auto", "blocks", "kernel", "bias", "plain"]
+Way = Literal["compiled", "blocks", "kernel", "bias", "plain"]
+
+_ON_CPU: tuple[Way, ...] = ("compiled", "blocks")
 
 _LOG = logging.getLogger(__name__)
 # Arguments of XLNetModel.forward that only transformers' own forward pass serves.
@@ -53,12 +57,13 @@ _PLAIN_ARGUMENTS = ("mems", "perm_mask", "target_mapping", "output_attentions")
 class FastXLNetModel(XLNetModel):  # type: ignore[no-untyped-call]
     """An XLNetModel whose forward pass is fast where it can be, and transformers' own where it cannot (`plain_reason`).
 
-    path: "auto" takes "blocks" on the CPU, "kernel" (`hilat.encoders.relative_attention_triton`) in half precision on an
+    path: "auto" (and "compiled") takes "compiled" on the CPU, in float32 and where a C compiler is there
+    (`hilat.encoders.relative_attention_compiled`), and "blocks" otherwise; "kernel" (`hilat.encoders.relative_attention_triton`) in half precision on an
     NVIDIA GPU with Triton, and "bias" (scaled_dot_product_attention with the relative scores as its bias) elsewhere;
     "plain" is always transformers' own.
     """
 
-    path: Path = "auto"
+    path: Way | Literal["auto"] = "auto"
 
     def forward(self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **rest: Any) -> Any:
         """As transformers' XLNetModel.forward, with the same arguments by name."""
@@ -119,15 +124,16 @@ def tell_once(model: FastXLNetModel, reason: str) -> None:
 class _Chunks:
     """What all layers are given beside the states.
 
-    kinds: (B, T, S), the segment of each token as 0s and one 1; None without segments, S = 1 when all are equal. hidden:
-    (B, T, T), 0 where query i sees key j, -inf where not; None when all see all. seeds: of the dropout masks, one after the
+    kinds: (B, T, S), the segment of each token as 0s and one 1; None without segments, S = 1 when all are equal; compiled,
+    its number (B, T). hidden: (B, T, T), 0 where query i sees key j, -inf where not; compiled, (B, T), what queries but
+    itself see of a key; None when all see all. seeds: of the dropout masks, one after the
     other; None where torch draws all of them. marks: segments and padding as the kernel wants them.
     """
 
     kinds: Tensor | None
     hidden: Tensor | None
     seeds: Iterator[tuple[int, int]] | None
-    way: Path
+    way: Way
     marks: Marks | None = None
 
 
@@ -137,8 +143,10 @@ def _chunks(model: FastXLNetModel, states: Tensor, attention_mask: Tensor | None
         raise ValueError("attention_mask and input_mask are both given; expected one of them. Leave input_mask out")
     padding = input_mask > 0 if input_mask is not None else None if attention_mask is None else attention_mask < 1
     way = model.__dict__["_taken"] = way_of(model, states.dtype)
+    if way == "compiled" and (type(states) is not Tensor or torch.compiler.is_compiling()):
+        way = "blocks"  # numbers that are not there yet
     seeds = None
-    if way == "blocks" and model.training:
+    if way in _ON_CPU and model.training:
         seeds = zip(itertools.repeat(int(torch.randint(2**62, ()))), itertools.count())
     types = rest.get("token_type_ids")
     if way == "kernel":
@@ -146,22 +154,32 @@ def _chunks(model: FastXLNetModel, states: Tensor, attention_mask: Tensor | None
 
         marks = Marks.of(types, None if padding is None else ~padding, states)
         return _Chunks(None, None, None, way, marks)
+    if way == "compiled":
+        return _Chunks(_segment_numbers(types), _padded_keys(padding, states), seeds, way)
     return _Chunks(_segment_kinds(types, states), _hidden_keys(padding, states), seeds, way)
 
 
-def way_of(model: FastXLNetModel, dtype: torch.dtype) -> Path:
+def way_of(model: FastXLNetModel, dtype: torch.dtype) -> Way:
     """How the fast forward pass computes attention for states of that type, on the model's device."""
     device = model.device.type
-    if model.path != "auto":
+    if model.path != "auto" and model.path != "compiled":
         return model.path
     if device == "cpu":
-        return "blocks"
+        exact = dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+        return "compiled" if exact and relative_attention_compiled.missing() is None else "blocks"
     size = int(model.layer[0].rel_attn.d_head)  # type: ignore[arg-type, union-attr]
     if device != "cuda" or size < 16 or size & (size - 1):
         return "bias"
     dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else dtype
     half = dtype in (torch.bfloat16, torch.float16)
     return "kernel" if half and kernels.missing(size, dtype, model.device) is None else "bias"
+
+
+def _padded_keys(padding: Tensor | None, states: Tensor) -> Tensor | None:
+    """0 or -inf (B, T): no token sees padding, but each padding itself; None when there is none."""
+    if padding is None or not bool(padding.any()):
+        return None
+    return torch.zeros(padding.shape, dtype=states.dtype).masked_fill_(padding, -torch.inf)
 
 
 def _hidden_keys(padding: Tensor | None, states: Tensor) -> Tensor | None:
@@ -171,6 +189,11 @@ def _hidden_keys(padding: Tensor | None, states: Tensor) -> Tensor | None:
     itself = torch.eye(padding.shape[1], dtype=torch.bool, device=padding.device)
     unseen = padding[:, None, :] & ~itself  # (B, T, T)
     return torch.zeros(unseen.shape, dtype=states.dtype, device=states.device).masked_fill_(unseen, -torch.inf)
+
+
+def _segment_numbers(types: Tensor | None) -> Tensor | None:
+    """(B, T), int32; None where all are equal, as a softmax sees no difference then."""
+    return None if types is None or bool((types == types.flatten()[0]).all()) else types.to(torch.int32)
 
 
 def _segment_kinds(types: Tensor | None, states: Tensor) -> Tensor | None:
@@ -273,9 +296,9 @@ def _attention_by_kernel(own: XLNetRelativeAttention, states: Tensor, positions:
 
 def _fed_forward(feed: XLNetFeedForward, x: Tensor, given: _Chunks) -> Tensor:
     """The feed-forward layer's products with what is between them (B, T, D); as modules where one was put around (LoRA)."""
-    inner, last = feed.layer_1(x), feed.layer_2  # (B, T, d_inner)
+    inner, last = _inner(feed, x, given), feed.layer_2  # (B, T, d_inner)
     unwrapped = type(last) is nn.Linear and last.bias is not None and last.weight.dtype == inner.dtype
-    if given.way != "blocks" or not unwrapped or torch.is_autocast_enabled("cpu"):
+    if given.way not in _ON_CPU or not unwrapped or torch.is_autocast_enabled("cpu"):
         output: Tensor = last(_drop(feed.activation_function(inner), feed.dropout, given))
         return output
     noise = _next_noise(feed.dropout, given)
@@ -287,19 +310,41 @@ def _fed_forward(feed: XLNetFeedForward, x: Tensor, given: _Chunks) -> Tensor:
     return output.view_as(x)
 
 
+def _inner(feed: XLNetFeedForward, x: Tensor, given: _Chunks) -> Tensor:
+    """The first product (B, T, d_inner); on the CPU and without gradients in memory that stays in the cache."""
+    first, flat = feed.layer_1, x.flatten(0, 1)
+    mixed = first.weight.dtype != x.dtype or torch.is_autocast_enabled("cpu")
+    if (
+        given.way not in _ON_CPU
+        or torch.is_grad_enabled()
+        or type(first) is not nn.Linear
+        or first.bias is None
+        or mixed
+    ):
+        output: Tensor = first(x)
+        return output
+    place = scratch("feed-forward's inner", len(flat), first.out_features, like=x)
+    return torch.addmm(first.bias, flat, first.weight.t(), out=place).view(*x.shape[:2], -1)
+
+
 def _attention(own: XLNetRelativeAttention, states: Tensor, fixed: Fixed, given: _Chunks) -> Tensor:
     """What the heads bring (B, T, H * E), before the output's product."""
     width, heads, size = own.q.shape
     weights = projection(own) if fixed.weights is None else fixed.weights
-    qkv = torch.addmm(fixed.biases, states.reshape(-1, width), weights)
+    flat = states.reshape(-1, width)
+    place = None
+    if given.way in _ON_CPU and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu"):
+        place = scratch("queries, keys and values", len(flat), weights.shape[1], like=flat)
+    qkv = torch.addmm(fixed.biases, flat, weights, out=place)
     qkv = qkv.view(*states.shape[:2], 3, heads, size)  # (B, T, 3, H, E)
     r, shift = fixed.r.to(qkv.dtype), fixed.shift.to(qkv.dtype)
-    kinds = None if given.kinds is None else given.kinds.to(qkv.dtype)
+    kinds = given.kinds if given.kinds is None or given.way == "compiled" else given.kinds.to(qkv.dtype)
     segments = None if kinds is None else fixed.segments.to(qkv.dtype)
-    if given.way == "blocks":
+    if given.way in _ON_CPU:
+        function = CompiledAttention if given.way == "compiled" else RelativeAttention
         noise = _next_noise(own.dropout, given)
         keep = room_for_weights(qkv)
-        attended: Tensor = RelativeAttention.apply(  # type: ignore[no-untyped-call]
+        attended: Tensor = function.apply(  # type: ignore[no-untyped-call]
             qkv, r, shift, segments, kinds, given.hidden, noise, keep
         )
     else:

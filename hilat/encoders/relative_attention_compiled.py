@@ -1,0 +1,189 @@
+"""XLNet's attention on the CPU in C: the function of `hilat.encoders.relative_attention`, strip by strip in the cache.
+
+`c/relative_attention.c` says how. Half of a block's time there goes to numbers that are written for the next operation to
+read; here a strip of some 48 queries goes from products to output at once. In float32 only.
+
+Axis letters: H heads, B chunks, T tokens, E width of a head, P = T rounded up to the vectors' width.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import threading
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from hilat.admissions import HilatError
+from hilat.encoders import compiled
+from hilat.encoders.relative_attention import RelativeAttention
+from hilat.encoders.scratch import scratch
+from hilat.encoders.seeded_dropout import Dropout
+
+_LOG = logging.getLogger(__name__)
+_ALL_KEPT = 2**31 - 1  # the threshold below which all random numbers are
+_OFF = 1e-4  # of the largest number, at most: float32 explains a hundredth of it
+
+_Pointer = ctypes.c_void_p
+
+
+class Job(ctypes.Structure):
+    """What the C functions are given; as `struct job` there.
+
+    qkv, r, shift and segments: as in `RelativeAttention.forward`. kinds: (B, T), int32, of each token's segment. padding:
+    (B, T), 0 where a key is seen, -inf where only by itself. threshold: a weight is kept where 32 random bits, read as a
+    signed number, are below it; output is multiplied by scale. sums: (H, B, T, 2), each
+    query's largest score, and 1 / the sum that softmax divides by.
+    weights: (H, B, T, P), after softmax, dropped ones with a minus sign, 0 past T. slope: of output. Those that stand for
+    nothing are 0. Gradients of r, shift and segments are added to what is there.
+    """
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("chunks", "tokens", "heads", "size")),
+        *((name, _Pointer) for name in ("qkv", "r", "shift", "segments", "kinds", "padding")),
+        ("seed", ctypes.c_uint64),
+        ("threshold", ctypes.c_int32),
+        ("scale", ctypes.c_float),
+        *((name, _Pointer) for name in ("output", "sums", "weights")),
+        *((name, _Pointer) for name in ("slope", "to_qkv", "to_r", "to_shift", "to_segments")),
+    )
+
+
+class CompiledAttention(torch.autograd.Function):
+    """As `RelativeAttention`; what is not kept is computed again in the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        qkv: Tensor,
+        r: Tensor,
+        shift: Tensor,
+        segments: Tensor | None,
+        kinds: Tensor | None,
+        padding: Tensor | None,
+        dropout: Dropout | None,
+        keep: bool = False,
+    ) -> Tensor:
+        """Output (B, T, H, E) of float32 numbers on the CPU; kinds and padding: as in `Job`, all else as in
+        `RelativeAttention.forward`."""
+        if qkv.dtype != torch.float32 or qkv.device.type != "cpu":
+            raise ValueError(f"qkv is {qkv.dtype} on {qkv.device}; expected float32 on the CPU. Take RelativeAttention")
+        chunks, tokens, _, heads, size = qkv.shape
+        keep = keep or (ctx.needs_input_grad[0] and not ctx.needs_input_grad[1] and dropout is None)
+        output, sums, weights = qkv.new_empty(chunks, tokens, heads, size), None, None
+        if any(ctx.needs_input_grad):
+            sums = qkv.new_empty(heads, chunks, tokens, 2)
+        if keep:
+            weights = qkv.new_empty(heads, chunks, tokens, _library().padded(tokens))
+        given = {"qkv": qkv, "r": r, "shift": shift, "segments": segments, "kinds": kinds, "padding": padding}
+        given |= {"output": output, "sums": sums, "weights": weights}
+        given = {name: None if x is None else x.contiguous() for name, x in given.items()}
+        _run(_library().attention, [given] * torch.get_num_threads(), dropout)
+        ctx.dropout, ctx.names = dropout, tuple(given)
+        ctx.save_for_backward(*given.values())
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of qkv, r, shift and segments."""
+        given: dict[str, Tensor | None] = dict(zip(ctx.names, ctx.saved_tensors, strict=True))
+        to_qkv, threads = torch.empty_like(ctx.saved_tensors[0]), torch.get_num_threads()
+        given |= {"slope": slope.contiguous(), "to_qkv": to_qkv}
+        # Those that all tasks add to: of each thread its own, added up in a fixed order.
+        added = {
+            f"to_{name}": x.new_zeros(threads, *x.shape)
+            for name, asked in zip(("r", "shift", "segments"), ctx.needs_input_grad[1:4], strict=True)
+            if asked and (x := given[name]) is not None
+        }
+        each = [given | {name: x[i] for name, x in added.items()} for i in range(threads)]
+        _run(_library().attention_backward, each, ctx.dropout)
+        sums = [added[name].sum(0) if name in added else None for name in ("to_r", "to_shift", "to_segments")]
+        return to_qkv, *sums, None, None, None, None
+
+
+@cache
+def missing() -> str | None:
+    """Why the C functions cannot be used here, or None; tried once, on a few numbers, and logged once where they cannot."""
+    try:
+        _try_out()
+    except HilatError as error:
+        _LOG.info("XLNet's attention is not compiled, which takes longer: %s", error)
+        return str(error)
+    return None
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    found = compiled.library(Path(__file__).with_name("c") / "relative_attention.c")
+    for function in (found.attention, found.attention_backward):
+        function.argtypes, function.restype = [_Pointer, ctypes.c_int64, ctypes.c_int64, _Pointer], None
+    for function, arguments in ((found.room_needed, 2), (found.padded, 1)):
+        function.argtypes, function.restype = [ctypes.c_int64] * arguments, ctypes.c_int64
+    return found
+
+
+def _run(function: Callable[..., None], each: list[dict[str, Tensor | None]], dropout: Dropout | None) -> None:
+    """All tasks, a head of a chunk each, shared among as many threads as there are dictionaries of what a job is given."""
+    qkv = each[0]["qkv"]
+    assert qkv is not None
+    chunks, tokens, _, heads, size = qkv.shape
+    tasks = chunks * heads
+    threads = max(1, min(len(each), tasks))
+    rooms = scratch("compiled attention", threads, _library().room_needed(tokens, size), like=qkv)
+
+    def run(i: int) -> None:
+        job = Job(chunks=chunks, tokens=tokens, heads=heads, size=size, threshold=_ALL_KEPT, scale=1.0)
+        if dropout is not None:
+            job.seed, job.scale = dropout.number, dropout.scale
+            job.threshold = min(dropout.threshold * 2**16, _ALL_KEPT)
+        for name, x in each[i].items():
+            setattr(job, name, None if x is None else x.data_ptr())
+        first, last = (tasks * at // threads for at in (i, i + 1))
+        function(ctypes.byref(job), first, last, rooms[i].data_ptr())
+
+    others = [threading.Thread(target=run, args=(i,)) for i in range(1, threads)]
+    for thread in others:
+        thread.start()
+    run(0)
+    for thread in others:
+        thread.join()
+
+
+def _try_out() -> None:
+    """Compare with `RelativeAttention` on a few numbers: more than one strip, two kinds of segments, some padding.
+
+    Raises:
+        HilatError: no library; or an output or a gradient that is off.
+    """
+    tokens, heads, size = 100, 2, 8
+    drawn = torch.Generator().manual_seed(0)
+    shapes = ((2, tokens, 3, heads, size), (2 * tokens, heads, size), (heads, size), (2, heads, size))
+    parts = [torch.randn(shape, generator=drawn, dtype=torch.float32, device="cpu") for shape in shapes]
+    kinds = torch.zeros(2, tokens, dtype=torch.int32, device="cpu")
+    padding = torch.zeros(2, tokens, device="cpu")
+    kinds[:, -2:], padding[1, 80:] = 1, -torch.inf
+    hidden = padding[:, None].repeat(1, tokens, 1).double()
+    hidden.diagonal(dim1=1, dim2=2).zero_()
+    by_kind = torch.stack([kinds == 0, kinds == 1], -1).double()
+    ways = ((CompiledAttention, torch.float32, kinds, padding), (RelativeAttention, torch.float64, by_kind, hidden))
+    found = []
+    with torch.inference_mode(False), torch.enable_grad():
+        for function, dtype, kind, unseen in ways:
+            given = [part.to(dtype, copy=True).requires_grad_() for part in parts]
+            output: Tensor = function.apply(*given, kind, unseen, None)  # type: ignore[no-untyped-call]
+            slopes = torch.autograd.grad(output.square().sum(), given)
+            found.append([output.detach(), *slopes])
+    for mine, other in zip(*found, strict=True):
+        apart = float((mine - other).abs().max() / other.abs().max())
+        if not apart < _OFF:
+            raise HilatError(
+                f"what the C compiler made of it is off by {apart:.2g} of the largest number, expected under {_OFF}. "
+                "Another compiler may do: set CC"
+            )
