@@ -26,13 +26,18 @@ from hilat.encoders.seeded_dropout import Dropout
 needs_a_compiler = pytest.mark.skipif(ours.missing() is not None, reason=f"not compiled: {ours.missing()}")
 # Chunks, tokens, heads, size: one strip, more than one, the last one short, vectors that are not full, no key but oneself.
 SHAPES = [(2, 130, 2, 64), (3, 37, 2, 8), (2, 96, 1, 16), (1, 97, 3, 20), (1, 1, 1, 4), (2, 2, 1, 3)]
-_FLAGS = ("-DLANES=4", "-DLANES=8", "-DLANES=16", "-O0")
+_FLAGS = (
+    ("-DLANES=4",),
+    ("-DLANES=8",),
+    ("-DLANES=16",),
+    ("-O0", "-Wall", "-Wextra", "-Werror", "-Wno-unused-command-line-argument"),
+)
 
 
-@pytest.fixture(params=_FLAGS)
+@pytest.fixture(params=_FLAGS, ids=lambda flags: flags[0])
 def _lanes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Compiled for other vectors; a compiler makes two of one where the processor's are narrower."""
-    monkeypatch.setattr(compiled, "_FLAGS", (*compiled._FLAGS, request.param))
+    monkeypatch.setattr(compiled, "_FLAGS", (*compiled._FLAGS, *request.param))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     ours._library.cache_clear()
     yield
