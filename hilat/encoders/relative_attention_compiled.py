@@ -36,7 +36,8 @@ _Pointer = ctypes.c_void_p
 class Job(ctypes.Structure):
     """What the C functions are given; as `struct job` there.
 
-    qkv, r, shift and segments: as in `RelativeAttention.forward`. kinds: (B, T), int32, of each token's segment. padding:
+    qkv, r, shift and segments: as in `RelativeAttention.forward`. kinds: (B, T), int32, of each token's segment, or
+    (0,) where all are one. padding:
     (B, T), 0 where a key is seen, -inf where only by itself. threshold: a weight is kept where 32 random bits, read as a
     signed number, are below it; output is multiplied by scale. sums: (H, B, T, 2), each
     query's largest score, and 1 / the sum that softmax divides by.
@@ -93,8 +94,9 @@ class CompiledAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of qkv, r, shift and segments."""
-        given: dict[str, Tensor | None] = dict(zip(ctx.names, ctx.saved_tensors, strict=True))
-        to_qkv, threads = torch.empty_like(ctx.saved_tensors[0]), torch.get_num_threads()
+        qkv, *others = ctx.saved_tensors  # once: where chunks are encoded again, each time would be another
+        given: dict[str, Tensor | None] = dict(zip(ctx.names, (qkv, *others), strict=True))
+        to_qkv, threads = torch.empty_like(qkv), torch.get_num_threads()
         given |= {"slope": slope.contiguous(), "to_qkv": to_qkv}
         # Those that all tasks add to: of each thread its own, added up in a fixed order.
         added = {

@@ -125,7 +125,7 @@ class _Chunks:
     """What all layers are given beside the states.
 
     kinds: (B, T, S), the segment of each token as 0s and one 1; None without segments, S = 1 when all are equal; compiled,
-    its number (B, T). hidden: (B, T, T), 0 where query i sees key j, -inf where not; compiled, (B, T), what queries but
+    its number (B, T), or (0,) when all are equal. hidden: (B, T, T), 0 where query i sees key j, -inf where not; compiled, (B, T), what queries but
     itself see of a key; None when all see all. seeds: of the dropout masks, one after the
     other; None where torch draws all of them. marks: segments and padding as the kernel wants them.
     """
@@ -192,8 +192,10 @@ def _hidden_keys(padding: Tensor | None, states: Tensor) -> Tensor | None:
 
 
 def _segment_numbers(types: Tensor | None) -> Tensor | None:
-    """(B, T), int32; None where all are equal, as a softmax sees no difference then."""
-    return None if types is None or bool((types == types.flatten()[0]).all()) else types.to(torch.int32)
+    """(B, T), int32; (0,) where all are equal, as a softmax sees no difference then."""
+    if types is None:
+        return None
+    return types.new_empty(0, dtype=torch.int32) if bool((types == types.flatten()[0]).all()) else types.to(torch.int32)
 
 
 def _segment_kinds(types: Tensor | None, states: Tensor) -> Tensor | None:
