@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import torch
@@ -22,12 +23,19 @@ def missing(size: int, dtype: torch.dtype, device: torch.device) -> str | None:
     try:
         from hilat.encoders import relative_attention_triton as attention
 
-        attention.try_out(size, dtype, device)
+        apart(lambda: attention.try_out(size, dtype, device))
     except Exception as error:  # no Triton, no compiler, a GPU that it does not know, wrong numbers
         reason = str(error) if isinstance(error, HilatError) else f"Triton does not work here ({type(error).__name__})"
         _LOG.warning("XLNet's GPU kernels are not used: %s", reason)
         return reason
     return None
+
+
+def apart(run: Callable[[], None]) -> None:
+    """Run it in a thread of its own, where nothing watches that watches the caller: modes, and those who count what is kept
+    for the backward pass, as where chunks are encoded again."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(run).result()
 
 
 def seed(p: float) -> int:

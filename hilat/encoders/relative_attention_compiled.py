@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from hilat.admissions import HilatError
-from hilat.encoders import compiled
+from hilat.encoders import compiled, kernels
 from hilat.encoders.relative_attention import RelativeAttention
 from hilat.encoders.scratch import scratch
 from hilat.encoders.seeded_dropout import Dropout
@@ -114,7 +114,7 @@ class CompiledAttention(torch.autograd.Function):
 def missing() -> str | None:
     """Why the C functions cannot be used here, or None; tried once, on a few numbers, and logged once where they cannot."""
     try:
-        _try_out()
+        kernels.apart(_try_out)
     except HilatError as error:
         _LOG.info("XLNet's attention is not compiled, which takes longer: %s", error)
         return str(error)
@@ -176,7 +176,7 @@ def _try_out() -> None:
     by_kind = torch.stack([kinds == 0, kinds == 1], -1).double()
     ways = ((CompiledAttention, torch.float32, kinds, padding), (RelativeAttention, torch.float64, by_kind, hidden))
     found = []
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.enable_grad():
         for function, dtype, kind, unseen in ways:
             given = [part.to(dtype, copy=True).requires_grad_() for part in parts]
             output: Tensor = function.apply(*given, kind, unseen, None)  # type: ignore[no-untyped-call]

@@ -1,9 +1,9 @@
 """transformers' XLNet, the same function in less time and memory: same weights, names and files, another forward pass.
 
 Batch first; queries, keys and values in one product; relative keys once per layer, not once per chunk; the relative shift
-as a view; segments only where they differ; attention in blocks of queries, computed again in the backward pass where its
-weights are not kept (`hilat.encoders.relative_attention`, `hilat.encoders.shared_calls`); dropout masks drawn again from a
-seed instead of being kept.
+as a view; segments only where they differ; attention in blocks of queries, in C where a compiler is there, computed again in
+the backward pass where its weights are not kept (`hilat.encoders.relative_attention`, `relative_attention_compiled`,
+`shared_calls`); dropout masks drawn again from a seed instead of being kept.
 
 What differs in training is the noise, not its distribution: the dropout of the relative positions is drawn once for all
 chunks of a batch, not once for each, and shares of dropped numbers are rounded to 16 bits (0.1 is 0.100006).

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers import XLNetConfig
 
 from hilat.admissions import HilatError
@@ -296,6 +297,26 @@ def test_what_the_compiler_made_serves_again(tmp_path: Path) -> None:
     ours._library.cache_clear()
     assert torch.equal(model(torch.zeros(1, 5, dtype=torch.long), use_mems=False).last_hidden_state, output)
     assert [path.stat().st_mtime_ns for path in found.parent.iterdir()] == [written]
+
+
+@needs_a_compiler
+@pytest.mark.usefixtures("_anew")
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_the_first_call_may_be_anywhere(mode: Any) -> None:
+    """Without gradients, and where what is kept is counted, as that pass is computed again."""
+    model, ids = _xlnet(), torch.zeros(1, 5, dtype=torch.long)
+
+    def run(embedded: Tensor) -> Tensor:
+        output: Tensor = model(inputs_embeds=embedded, use_mems=False).last_hidden_state
+        return output
+
+    with mode():
+        embedded = model.word_embedding(ids)
+        output = checkpoint(run, embedded, use_reentrant=False)
+        if torch.is_grad_enabled():
+            torch.autograd.backward(output.sum())
+    assert encoder_path(model) == "fast xlnet, attention compiled for the processor"
+    assert torch.equal(run(model.word_embedding(ids)), output)
 
 
 @needs_a_compiler
