@@ -11,6 +11,7 @@ import torch
 
 speed = pytest.importorskip("benchmarks.speed")  # in the checkout, not in the package
 document = pytest.importorskip("benchmarks.speed_document")
+attention = pytest.importorskip("benchmarks.speed_attention")
 
 
 def test_every_part_has_its_three_functions() -> None:
@@ -53,6 +54,19 @@ def test_numbers_are_shown_and_written(
     assert "other" not in written
     line = next(line for line in capsys.readouterr().out.splitlines() if "a step" in line)
     assert "1.50" in line
+
+
+@pytest.mark.skipif(
+    attention.relative_attention_compiled.missing() is not None, reason="attention is not compiled here"
+)
+@pytest.mark.parametrize("case", attention.CASES, ids=lambda case: case.name)
+def test_both_ways_of_attention_give_the_same(case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "TOKENS", 40)
+    steps = attention.steps(case)
+    assert set(steps) == {f"{direction} in {way}" for direction in ("forward", "backward") for way in ("C", "blocks")}
+    for direction in ("forward", "backward") if not case.p else ():  # dropout draws other masks
+        ours, blocks = steps[f"{direction} in C"](), steps[f"{direction} in blocks"]()
+        torch.testing.assert_close(ours, blocks, rtol=1e-4, atol=1e-4)
 
 
 def test_the_documents_have_their_lengths() -> None:
