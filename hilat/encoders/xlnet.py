@@ -58,9 +58,9 @@ class FastXLNetModel(XLNetModel):  # type: ignore[no-untyped-call]
     """An XLNetModel whose forward pass is fast where it can be, and transformers' own where it cannot (`plain_reason`).
 
     path: "auto" (and "compiled") takes "compiled" on the CPU, in float32 and where a C compiler is there
-    (`hilat.encoders.relative_attention_compiled`), and "blocks" otherwise; "kernel" (`hilat.encoders.relative_attention_triton`) in half precision on an
-    NVIDIA GPU with Triton, and "bias" (scaled_dot_product_attention with the relative scores as its bias) elsewhere;
-    "plain" is always transformers' own.
+    (`hilat.encoders.relative_attention_compiled`), and "blocks" there otherwise; "kernel"
+    (`hilat.encoders.relative_attention_triton`) in half precision on an NVIDIA GPU with Triton, and "bias"
+    (scaled_dot_product_attention with the relative scores as its bias) elsewhere; "plain" is always transformers' own.
     """
 
     path: Way | Literal["auto"] = "auto"
@@ -124,10 +124,10 @@ def tell_once(model: FastXLNetModel, reason: str) -> None:
 class _Chunks:
     """What all layers are given beside the states.
 
-    kinds: (B, T, S), the segment of each token as 0s and one 1; None without segments, S = 1 when all are equal; compiled,
-    its number (B, T), or (0,) when all are equal. hidden: (B, T, T), 0 where query i sees key j, -inf where not; compiled, (B, T), what queries but
-    itself see of a key; None when all see all. seeds: of the dropout masks, one after the
-    other; None where torch draws all of them. marks: segments and padding as the kernel wants them.
+    kinds: (B, T, S), the segment of each token as 0s and one 1, S = 1 when all are equal; None without segments. hidden:
+    (B, T, T), 0 where query i sees key j, -inf where not; None when all see all. In C ("compiled"), kinds: the numbers of
+    the segments (B, T), or (0,) when all are equal; hidden: (B, T), what others see of a key. seeds: of the dropout masks,
+    one after the other; None where torch draws all of them. marks: segments and padding as the kernel wants them.
     """
 
     kinds: Tensor | None
@@ -179,7 +179,7 @@ def _padded_keys(padding: Tensor | None, states: Tensor) -> Tensor | None:
     """0 or -inf (B, T): no token sees padding, but each padding itself; None when there is none."""
     if padding is None or not bool(padding.any()):
         return None
-    return torch.zeros(padding.shape, dtype=states.dtype).masked_fill_(padding, -torch.inf)
+    return torch.zeros(padding.shape, dtype=states.dtype, device=states.device).masked_fill_(padding, -torch.inf)
 
 
 def _hidden_keys(padding: Tensor | None, states: Tensor) -> Tensor | None:

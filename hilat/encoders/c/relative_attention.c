@@ -251,7 +251,7 @@ static struct weights weights_again(const struct task *task, int64_t first, stru
             for (int64_t j = 0; j < n; j += LANES) {
                 vec w = load(kept + a * n + j);
                 store(before + j, (vec)((ivec)w & INT32_MAX));
-                store(after + j, choose(w > 0.0f, w, all(0)));
+                store(after + j, choose(w < 0.0f, all(0), w));
             }
             continue;
         }
