@@ -87,7 +87,7 @@ def _compile(command: list[str], source: Path, found: Path) -> None:
     handle, beside = tempfile.mkstemp(dir=found.parent, prefix=found.stem, suffix=".part")
     os.close(handle)
     try:
-        _ran([*command, str(source), "-o", beside, "-lm"])
+        _ran([*command, str(source), "-o", beside])
         os.replace(beside, found)
     finally:
         Path(beside).unlink(missing_ok=True)

@@ -85,7 +85,7 @@ class CompiledAttention(torch.autograd.Function):
         given = {"qkv": qkv, "r": r, "shift": shift, "segments": segments, "kinds": kinds, "padding": padding}
         given |= {"output": output, "sums": sums, "weights": weights}
         given = {name: None if x is None else x.contiguous() for name, x in given.items()}
-        _run(_library().attention, [given] * torch.get_num_threads(), dropout)
+        _run(_library().attention, [given] * _threads(qkv), dropout)
         ctx.dropout, ctx.names = dropout, tuple(given)
         ctx.save_for_backward(*given.values())
         return output
@@ -96,15 +96,17 @@ class CompiledAttention(torch.autograd.Function):
         """Gradients of qkv, r, shift and segments."""
         qkv, *others = ctx.saved_tensors  # once: where chunks are encoded again, each time would be another
         given: dict[str, Tensor | None] = dict(zip(ctx.names, (qkv, *others), strict=True))
-        to_qkv, threads = torch.empty_like(qkv), torch.get_num_threads()
+        to_qkv, threads = torch.empty_like(qkv), _threads(qkv)
         given |= {"slope": slope.contiguous(), "to_qkv": to_qkv}
-        # Those that all tasks add to: of each thread its own, added up in a fixed order.
+        # Those that tasks add to, each to its head's: as many as there may be threads at one head, added up in a fixed order.
+        chunks, tasks = len(qkv), len(qkv) * qkv.shape[3]
+        parts = min(threads, chunks // max(1, tasks // threads) + 2)
         added = {
-            f"to_{name}": x.new_zeros(threads, *x.shape)
+            f"to_{name}": x.new_zeros(parts, *x.shape)
             for name, asked in zip(("r", "shift", "segments"), ctx.needs_input_grad[1:4], strict=True)
             if asked and (x := given[name]) is not None
         }
-        each = [given | {name: x[i] for name, x in added.items()} for i in range(threads)]
+        each = [given | {name: x[i % parts] for name, x in added.items()} for i in range(threads)]
         _run(_library().attention_backward, each, ctx.dropout)
         sums = [added[name].sum(0) if name in added else None for name in ("to_r", "to_shift", "to_segments")]
         return to_qkv, *sums, None, None, None, None
@@ -131,13 +133,17 @@ def _library() -> ctypes.CDLL:
     return found
 
 
+def _threads(qkv: Tensor) -> int:
+    """How many share the tasks: at most as many as there are."""
+    return max(1, min(torch.get_num_threads(), len(qkv) * qkv.shape[3]))
+
+
 def _run(function: Callable[..., None], each: list[dict[str, Tensor | None]], dropout: Dropout | None) -> None:
     """All tasks, a head of a chunk each, shared among as many threads as there are dictionaries of what a job is given."""
     qkv = each[0]["qkv"]
     assert qkv is not None
     chunks, tokens, _, heads, size = qkv.shape
-    tasks = chunks * heads
-    threads = max(1, min(len(each), tasks))
+    tasks, threads = chunks * heads, len(each)
     rooms = scratch("compiled attention", threads, _library().room_needed(tokens, size), like=qkv)
 
     def run(i: int) -> None:

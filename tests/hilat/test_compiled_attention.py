@@ -191,10 +191,11 @@ def test_draws_are_independent() -> None:
 
 
 @needs_a_compiler
-@pytest.mark.parametrize("threads", [2, 3, 16])
-def test_threads(threads: int) -> None:
+@pytest.mark.parametrize("threads", [2, 3, 5, 16])
+@pytest.mark.parametrize("shape", [(2, 60, 3, 8), (7, 20, 3, 8), (1, 50, 5, 8), (5, 20, 1, 8)])
+def test_threads(shape: tuple[int, ...], threads: int) -> None:
     """Outputs to the last bit, sums within rounding; more threads than heads and chunks too."""
-    shape, noise, before = (2, 60, 3, 8), Dropout(0.2, (1,)), torch.get_num_threads()
+    noise, before = Dropout(0.2, (1,)), torch.get_num_threads()
     parts, marks = _parts(*shape), _marks(*shape[:2], "kinds and padding")
     alone = _run(parts, *marks, dropout=noise)
     torch.set_num_threads(threads)
