@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+_TOKENS_AT_ONCE = 2048  # of which Z of equation 1 is computed at a time without gradients, on the CPU
+
 
 def masked_softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
     """Softmax over the last axis, in at least float32: exactly 0 where the mask is False.
@@ -48,19 +50,23 @@ class TokenAttention(nn.Module):
         hidden: (N, T, D), all first chunks, then all second chunks, and so on. mask: (N, T) bool, or None.
         chunk_counts: how many of the N are first chunks, second chunks, ...; only attention per chunk needs it.
         """
-        states = self.states(hidden, chunk_counts)
         if self.labels.dim() == 2:
-            scores = F.linear(states, self.labels)  # (N, T, K)
+            # Without gradients a few chunks at a time, in the cache: of their Z only the scores are kept.
+            whole = torch.is_grad_enabled() or hidden.is_cuda
+            parts = [hidden] if whole else torch.split(hidden, max(1, _TOKENS_AT_ONCE // hidden.shape[1]))
+            scores = torch.cat([F.linear(self.states(part, ()), self.labels) for part in parts])  # (N, T, K)
         else:
-            parts = zip(torch.split(states, list(chunk_counts)), self.labels.unbind(0), strict=True)
-            scores = torch.cat([F.linear(z, u) for z, u in parts])  # (N, T, K)
+            states = self.states(hidden, chunk_counts)
+            own = zip(torch.split(states, list(chunk_counts)), self.labels.unbind(0), strict=True)
+            scores = torch.cat([F.linear(z, u) for z, u in own])  # (N, T, K)
         weights = masked_softmax(scores.transpose(1, 2), None if mask is None else mask[:, None, :])  # (N, K, T)
         return weights.to(hidden.dtype) @ hidden, weights  # (N, K, D)
 
     def states(self, hidden: Tensor, chunk_counts: Sequence[int]) -> Tensor:
         """Z of equation 1, tanh(W h), (N, T, D): what all codes share. Arguments as above."""
         if self.projection.dim() == 2:
-            return torch.tanh(F.linear(hidden, self.projection))
+            projected = F.linear(hidden, self.projection)
+            return torch.tanh(projected) if torch.is_grad_enabled() else projected.tanh_()
         parts = zip(torch.split(hidden, list(chunk_counts)), self.projection.unbind(0), strict=True)
         return torch.cat([torch.tanh(F.linear(h, w)) for h, w in parts])
 

@@ -114,14 +114,22 @@ def encode_by_length(
         rounded = [-(-length // 8) * 8 for length in lengths]  # few lengths to choose from
         groups = groups_by_length(rounded, _CALL_TOKENS.get(device, _CALL_TOKENS_ELSEWHERE))
         groups = [part for rows in groups for part in _parts(rows, lengths, _MOST_TOKENS.get(device))]
-    longest, states = max(lengths), []
+    longest = max(lengths)
+    if len(groups) == 1:
+        return encode({name: values[:, :longest] for name, values in inputs.items()})
+    states, whole = [], None
     for rows in groups:
         length = max(lengths[n] for n in rows)
-        chosen = slice(None) if len(groups) == 1 else torch.tensor(rows, device=mask.device)
-        hidden = encode({name: values[chosen, :length] for name, values in inputs.items()})
-        states.append(F.pad(hidden, (0, 0, 0, longest - length)))  # (n, T', D)
-    if len(groups) == 1:
-        return states[0]
+        chosen = torch.tensor(rows, device=mask.device)
+        hidden = encode({name: values[chosen, :length] for name, values in inputs.items()})  # (n, length, D)
+        if torch.is_grad_enabled():
+            states.append(F.pad(hidden, (0, 0, 0, longest - length)))  # (n, T', D)
+            continue
+        if whole is None:
+            whole = hidden.new_zeros(len(lengths), longest, hidden.shape[2])
+        whole[chosen, :length] = hidden
+    if whole is not None:
+        return whole
     where = torch.tensor([n for rows in groups for n in rows], device=mask.device).argsort()  # (N,)
     return torch.cat(states).index_select(0, where)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import BertConfig, XLNetConfig
 
-from hilat import chunk_rows
+from hilat import attention, chunk_rows
 from hilat.batches import ByLength
 from hilat.chunk_rows import groups_by_length, one_empty_chunk
 from hilat.encoders import relative_attention, shared_calls, xlnet_token_types
@@ -87,6 +87,33 @@ def test_outputs_and_gradients_are_those_of_every_chunk_encoded(
     expected, got = slow(**inputs), model(**inputs, labels=labels)
     torch.testing.assert_close(got.logits, expected, rtol=1e-10, atol=1e-10)
     _same(_gradients(model, got.loss), _gradients(slow, F.binary_cross_entropy_with_logits(expected, labels)))
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("block", [None, 2])
+@pytest.mark.parametrize("attend_padding", [True, False])
+@pytest.mark.parametrize(("token_kind", "chunk_kind"), ALL_KINDS)
+def test_so_without_gradients_in_many_calls_and_parts(
+    monkeypatch: pytest.MonkeyPatch,
+    token_kind: str,
+    chunk_kind: str,
+    attend_padding: bool,
+    block: int | None,
+    mode: Any,
+) -> None:
+    """States are written where they belong as they come, and the head looks at one chunk at a time."""
+    monkeypatch.setitem(chunk_rows._CALL_TOKENS, "cpu", 0)
+    monkeypatch.setitem(chunk_rows._MOST_TOKENS, "cpu", 2 * T)
+    monkeypatch.setattr(attention, "_TOKENS_AT_ONCE", 1)
+    model = _model(
+        token_attention=token_kind, chunk_attention=chunk_kind, attend_padding=attend_padding, code_block=block
+    )
+    slow, inputs = plain.PlainHilat(model), _inputs()
+    with_gradients = model(**inputs, output_hidden=True)
+    with mode():
+        expected, got = slow(**inputs), model(**inputs, output_hidden=True)
+    torch.testing.assert_close(got.logits, expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(got.hidden, with_gradients.hidden, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("attend_padding", [True, False])
