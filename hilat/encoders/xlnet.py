@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 Way = Literal["compiled", "blocks", "kernel", "bias", "plain"]
 
 _ON_CPU: tuple[Way, ...] = ("compiled", "blocks")
+_ROWS_AT_ONCE = 1024  # of the feed-forward layer's inner numbers, where none is kept
 
 _LOG = logging.getLogger(__name__)
 # Arguments of XLNetModel.forward that only transformers' own forward pass serves.
@@ -256,17 +257,38 @@ def _next_noise(module: nn.Dropout, given: _Chunks) -> Dropout | None:
 def _layer(layer: XLNetLayer, states: Tensor, fixed: Fixed, given: _Chunks) -> Tensor:
     """The layer's output (B, T, D)."""
     own, feed = layer.rel_attn, layer.ff
-    mixed = _attention(own, states, fixed, given)  # (B, T, D)
-    after = own.layer_norm(_plus(_drop(F.linear(mixed, own.o.flatten(1)), own.dropout, given), states))
-    output: Tensor = feed.layer_norm(
-        _plus(_drop(_fed_forward(feed, after, given), feed.dropout, given), after)
-    )  # (B, T, D)
+    mixed = _attention(own, states, fixed, given)  # (B, T, H E)
+    if _keeps_nothing(layer, states, given):
+        return _in_place(layer, mixed.flatten(0, 1), states.reshape(-1, states.shape[2])).view_as(states)
+    after = own.layer_norm(_drop(F.linear(mixed, own.o.flatten(1)), own.dropout, given) + states)  # (B, T, D)
+    output: Tensor = feed.layer_norm(_drop(_fed_forward(feed, after, given), feed.dropout, given) + after)
     return output
 
 
-def _plus(x: Tensor, y: Tensor) -> Tensor:
-    """x + y; where no gradient is asked for in the place of x, which nothing else needs then."""
-    return x + y if torch.is_grad_enabled() or x.dtype != y.dtype else x.add_(y)
+def _keeps_nothing(layer: XLNetLayer, states: Tensor, given: _Chunks) -> bool:
+    """Whether nothing of the layer is needed later: on the CPU, without gradients and dropout. Not where a module was put
+    around one of its products (LoRA), or types of numbers differ."""
+    linears = (layer.ff.layer_1, layer.ff.layer_2)
+    if given.way not in _ON_CPU or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+        return False
+    if any(part.training and part.p for part in (layer.rel_attn.dropout, layer.ff.dropout)):
+        return False
+    if any(type(linear) is not nn.Linear or linear.bias is None for linear in linears):
+        return False
+    return all(weight.dtype == states.dtype for weight in (layer.rel_attn.o, *(linear.weight for linear in linears)))
+
+
+def _in_place(layer: XLNetLayer, mixed: Tensor, states: Tensor) -> Tensor:
+    """What follows attention, (B T, D), from mixed (B T, H E) and states (B T, D): products are added to what they are added
+    to anyway, and the inner numbers are written where those of the layer before were."""
+    own, first, last = layer.rel_attn, layer.ff.layer_1, layer.ff.layer_2
+    after = own.layer_norm(torch.addmm(states, mixed, own.o.flatten(1).t()))
+    for part in torch.split(after, _ROWS_AT_ONCE):
+        inner = scratch("feed-forward's inner", len(part), first.out_features, like=after)
+        active = in_place(layer.ff.activation_function, torch.addmm(first.bias, part, first.weight.t(), out=inner))
+        part.add_(last.bias).addmm_(active, last.weight.t())
+    output: Tensor = layer.ff.layer_norm(after)
+    return output
 
 
 def _layer_by_kernels(layer: XLNetLayer, states: Tensor, positions: Tensor, given: _Chunks) -> Tensor:
@@ -298,35 +320,16 @@ def _attention_by_kernel(own: XLNetRelativeAttention, states: Tensor, positions:
 
 def _fed_forward(feed: XLNetFeedForward, x: Tensor, given: _Chunks) -> Tensor:
     """The feed-forward layer's products with what is between them (B, T, D); as modules where one was put around (LoRA)."""
-    inner, last = _inner(feed, x, given), feed.layer_2  # (B, T, d_inner)
+    inner, last = feed.layer_1(x), feed.layer_2  # (B, T, d_inner)
     unwrapped = type(last) is nn.Linear and last.bias is not None and last.weight.dtype == inner.dtype
     if given.way not in _ON_CPU or not unwrapped or torch.is_autocast_enabled("cpu"):
         output: Tensor = last(_drop(feed.activation_function(inner), feed.dropout, given))
         return output
     noise = _next_noise(feed.dropout, given)
-    if noise is None and not torch.is_grad_enabled():
-        return F.linear(in_place(feed.activation_function, inner), last.weight, last.bias)
     output = ActiveProduct.apply(  # type: ignore[no-untyped-call]
         inner.flatten(0, 1), last.weight, last.bias, feed.activation_function, noise
     )
     return output.view_as(x)
-
-
-def _inner(feed: XLNetFeedForward, x: Tensor, given: _Chunks) -> Tensor:
-    """The first product (B, T, d_inner); on the CPU and without gradients in memory that stays in the cache."""
-    first, flat = feed.layer_1, x.flatten(0, 1)
-    mixed = first.weight.dtype != x.dtype or torch.is_autocast_enabled("cpu")
-    if (
-        given.way not in _ON_CPU
-        or torch.is_grad_enabled()
-        or type(first) is not nn.Linear
-        or first.bias is None
-        or mixed
-    ):
-        output: Tensor = first(x)
-        return output
-    place = scratch("feed-forward's inner", len(flat), first.out_features, like=x)
-    return torch.addmm(first.bias, flat, first.weight.t(), out=place).view(*x.shape[:2], -1)
 
 
 def _attention(own: XLNetRelativeAttention, states: Tensor, fixed: Fixed, given: _Chunks) -> Tensor:

@@ -16,7 +16,7 @@ from transformers import XLNetConfig, XLNetModel
 from transformers.activations import ACT2FN
 
 from explain.deep_lift import with_multipliers
-from hilat.encoders import encoder_path, load_encoder, new_encoder, relative_attention, xlnet_token_types
+from hilat.encoders import encoder_path, load_encoder, new_encoder, relative_attention, xlnet, xlnet_token_types
 from hilat.encoders.active_product import ActiveProduct
 from hilat.encoders.seeded_dropout import Dropout
 from hilat.encoders.xlnet import FastXLNetModel
@@ -145,6 +145,47 @@ def test_ids_states_and_tuples(path: str) -> None:
     for both in ({}, {"input_ids": ids, "inputs_embeds": torch.zeros(2, 9, D).double()}):
         with pytest.raises(ValueError, match="either input_ids or inputs_embeds"):
             fast(**both, use_mems=False)
+
+
+class _Around(torch.nn.Module):
+    """A module put around another, as LoRA does."""
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.inner(x)
+        return output
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("kind", ["", "wrapped", "training", "relu", "no bias"])
+@pytest.mark.parametrize("path", PATHS)
+def test_without_gradients_what_was_given_and_returned_stays(
+    path: str, kind: str, mode: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Layers write over what they need no more; that is nothing of the caller's."""
+    monkeypatch.setattr(xlnet, "_ROWS_AT_ONCE", 7)
+    plain, fast = _pair(torch.float64, path, 0.1, ff_activation="relu" if kind == "relu" else "gelu")
+    for model in (plain, fast):
+        model.train(kind == "training")
+        for layer in model.layer:
+            if kind == "no bias":
+                layer.ff.layer_2.bias = None
+            if kind == "wrapped":
+                layer.ff.layer_1 = _Around(layer.ff.layer_1)
+    embedded = torch.randn(2, 9, D).double()
+    before, arguments = embedded.clone(), {"use_mems": False, "output_hidden_states": True}
+    with mode():
+        first = fast(inputs_embeds=embedded, **arguments).hidden_states
+        kept = [states.clone() for states in first]
+        fast(inputs_embeds=embedded + 1, **arguments)
+        expected = plain(inputs_embeds=embedded, **arguments).hidden_states
+    assert torch.equal(embedded, before)
+    for states, copy, other in zip(first, kept, expected, strict=True):
+        assert torch.equal(states, copy)
+        torch.testing.assert_close(states, other, rtol=1e-11, atol=1e-11)
 
 
 def test_a_wrong_shift_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
