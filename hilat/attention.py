@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hilat.watched import nothing_is_kept
+
 _TOKENS_AT_ONCE = 2048  # of which Z of equation 1 is computed at a time without gradients, on the CPU
 
 
@@ -52,8 +54,8 @@ class TokenAttention(nn.Module):
         """
         if self.labels.dim() == 2:
             # Without gradients a few chunks at a time, in the cache: of their Z only the scores are kept.
-            whole = torch.is_grad_enabled() or hidden.is_cuda
-            parts = [hidden] if whole else torch.split(hidden, max(1, _TOKENS_AT_ONCE // hidden.shape[1]))
+            split = nothing_is_kept() and not hidden.is_cuda
+            parts = torch.split(hidden, max(1, _TOKENS_AT_ONCE // hidden.shape[1])) if split else [hidden]
             scores = torch.cat([F.linear(self.states(part, ()), self.labels) for part in parts])  # (N, T, K)
         else:
             states = self.states(hidden, chunk_counts)
@@ -66,7 +68,7 @@ class TokenAttention(nn.Module):
         """Z of equation 1, tanh(W h), (N, T, D): what all codes share. Arguments as above."""
         if self.projection.dim() == 2:
             projected = F.linear(hidden, self.projection)
-            return torch.tanh(projected) if torch.is_grad_enabled() else projected.tanh_()
+            return projected.tanh_() if nothing_is_kept() else torch.tanh(projected)
         parts = zip(torch.split(hidden, list(chunk_counts)), self.projection.unbind(0), strict=True)
         return torch.cat([torch.tanh(F.linear(h, w)) for h, w in parts])
 

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from hilat.admissions import HilatError
 from hilat.model_config import SPECIAL_TOKENS
+from hilat.watched import nothing_is_kept
 
 # What a call of the encoder costs beside its tokens, in tokens, about: the start of each step, of kernels off the CPU.
 _CALL_TOKENS = {"cpu": 64}
@@ -117,12 +118,12 @@ def encode_by_length(
     longest = max(lengths)
     if len(groups) == 1:
         return encode({name: values[:, :longest] for name, values in inputs.items()})
-    states, whole = [], None
+    states, whole, in_place = [], None, nothing_is_kept()
     for rows in groups:
         length = max(lengths[n] for n in rows)
         chosen = torch.tensor(rows, device=mask.device)
         hidden = encode({name: values[chosen, :length] for name, values in inputs.items()})  # (n, length, D)
-        if torch.is_grad_enabled():
+        if not in_place:
             states.append(F.pad(hidden, (0, 0, 0, longest - length)))  # (n, T', D)
             continue
         if whole is None:

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn import functional as F
-from torch.overrides import _get_current_function_mode_stack
-from torch.utils._device import DeviceContext
 
 from hilat.attention import ChunkAttention, CodeClassifier, TokenAttention, pool_chunks
 from hilat.encoders.seeded_dropout import Dropout
 from hilat.head_blocks import BlockedHead, HeadPlan, HeadTensors, Rows
+from hilat.watched import calls_are_watched
 
 # Codes of a block: so many that its numbers, k x N x (T + 2D), are about this many; from so many codes to so many. On a
 # GPU, where a block should be work for the whole of it, rather more.
@@ -86,9 +85,7 @@ def in_blocks(head: Head, codes_of_block: int, asked: Asked) -> bool:
     hooks = (
         part._forward_hooks or part._forward_pre_hooks or part._backward_hooks for part in parts if part is not None
     )
-    modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
-    watched = any(hooks) or any(not isinstance(mode, DeviceContext) for mode in modes)
-    return not (watched or forward_ad._current_level >= 0 or torch.compiler.is_compiling())
+    return not (any(hooks) or calls_are_watched() or forward_ad._current_level >= 0 or torch.compiler.is_compiling())
 
 
 def plain(head: Head, hidden: Tensor, rows: Rows, keep: Tensor | None, asked: Asked) -> HeadOutput:

@@ -24,8 +24,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn import functional as F
-from torch.overrides import _get_current_function_mode_stack
-from torch.utils._device import DeviceContext
 from transformers import XLNetModel
 from transformers.models.xlnet.modeling_xlnet import (
     XLNetFeedForward,
@@ -41,6 +39,7 @@ from hilat.encoders.relative_attention_compiled import CompiledAttention
 from hilat.encoders.scratch import scratch
 from hilat.encoders.seeded_dropout import Dropout, SeededDropout
 from hilat.encoders.shared_calls import Fixed, projection, room_for_weights, shared
+from hilat.watched import calls_are_watched
 
 if TYPE_CHECKING:
     from hilat.encoders.relative_attention_triton import Marks
@@ -104,10 +103,7 @@ def plain_reason(model: FastXLNetModel, arguments: dict[str, Any]) -> str | None
         "chunk_size_feed_forward": config.chunk_size_feed_forward != 0,
         "a dropout of 1": any(isinstance(part, nn.Dropout) and part.p >= 1 for part in model.modules()),
         "hooks on layers": any(part._forward_hooks or part._forward_pre_hooks for part in model.layer.modules()),
-        "another function watches the calls (DeepLift)": any(
-            not isinstance(mode, DeviceContext)
-            for mode in _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
-        ),
+        "another function watches the calls (DeepLift)": calls_are_watched(),
         "forward-mode derivatives": forward_ad._current_level >= 0,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
