@@ -296,28 +296,31 @@ def _large(make_page: PageMaker, words: int, codes: int) -> ReportPage:
     return make_page(" ".join(rng.choice(names, words)), codes=codes, chunks=10, layers=("input_x_gradient",))
 
 
+def _busy(tab: Any, step: Callable[[], object]) -> float:
+    """CPU milliseconds of the page's own thread during a step, whatever else the machine does."""
+    session = tab.context.new_cdp_session(tab)
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})
+    taken = []
+    for action in (lambda: None, step):
+        action()
+        metrics = {m["name"]: m["value"] for m in session.send("Performance.getMetrics")["metrics"]}
+        taken.append(metrics["TaskDuration"])
+    return 1000.0 * (taken[1] - taken[0])
+
+
 @pytest.mark.parametrize(("words", "codes"), [(3417, 34), (5100, 50)], ids=["typical", "worst"])
 def test_size_and_time(opened: Open, make_page: PageMaker, tmp_path: Path, words: int, codes: int) -> None:
-    """At most 1 MB with every code's words, ready in a second, best of five loads (other tests run beside this one)."""
+    """At most 1 MB with every code's words, ready in a second, another code shown in a fifth of one; best of three."""
     page = _large(make_page, words, codes)
     address = _file(page, tmp_path)
     assert (tmp_path / "page.html").stat().st_size <= SIZE_LIMIT
     assert "To keep the page small" not in (tmp_path / "page.html").read_text("utf-8")
-    times = []
-    for _ in range(5):
-        with opened(address) as tab:
-            ready = tab.evaluate("performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd")
-            switch = tab.evaluate(
-                """(() => {
-                const start = performance.now();
-                document.querySelector('[data-i="2"]').click();
-                document.body.offsetHeight;
-                return performance.now() - start;
-            })()"""
-            )
-            times.append((ready, switch))
-    assert min(ready for ready, _ in times) < 1000  # milliseconds
-    assert min(switch for _, switch in times) < 200
+    show = "() => { document.querySelector('[data-i=\"2\"]').click(); return document.body.offsetHeight; }"
+    with opened(address) as tab:
+        ready = [_busy(tab, tab.reload) for _ in range(3)]
+        switch = [_busy(tab, lambda: tab.evaluate(show)) for _ in range(3)]
+    assert 0 < min(ready) < 1000
+    assert 0 < min(switch) < 200
 
 
 def test_ten_thousand_admissions_stay_usable(opened: Open, make_page: PageMaker, tmp_path: Path) -> None:
@@ -331,15 +334,14 @@ def test_ten_thousand_admissions_stay_usable(opened: Open, make_page: PageMaker,
     file.write_text(render_index(tally, RunHeader("Run", synthetic=True)), "utf-8")
     assert file.stat().st_size < 2_000_000
     press = """() => {
-        const start = performance.now();
         document.querySelector('#t-admissions th:nth-child(8) button').click();
-        document.body.offsetHeight;
-        return performance.now() - start;
+        return document.body.offsetHeight;
     }"""
     with opened(file.as_uri()) as tab:
-        assert tab.evaluate("performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd") < 3000
+        assert 0 < _busy(tab, tab.reload) < 3000
         assert tab.inner_text("#t-admissions th:nth-child(8)").startswith("Words read")
-        assert min(tab.evaluate(press) for _ in range(4)) < 500  # the last press sorts upwards
+        # the last press sorts upwards
+        assert 0 < min(_busy(tab, lambda: tab.evaluate(press)) for _ in range(4)) < 500
         assert tab.inner_text("#t-admissions tbody tr:first-child th") == "100000"
         assert "of 10,000" in tab.inner_text("[data-pager='t-admissions']")
         tab.fill("[data-filter='t-admissions']", "109999")
