@@ -39,7 +39,7 @@ from hilat.encoders.relative_attention_compiled import CompiledAttention
 from hilat.encoders.scratch import scratch
 from hilat.encoders.seeded_dropout import Dropout, SeededDropout
 from hilat.encoders.shared_calls import Fixed, projection, room_for_weights, shared
-from hilat.watched import calls_are_watched
+from hilat.watched import calls_are_watched, nothing_is_kept
 
 if TYPE_CHECKING:
     from hilat.encoders.relative_attention_triton import Marks
@@ -254,18 +254,18 @@ def _layer(layer: XLNetLayer, states: Tensor, fixed: Fixed, given: _Chunks) -> T
     """The layer's output (B, T, D)."""
     own, feed = layer.rel_attn, layer.ff
     mixed = _attention(own, states, fixed, given)  # (B, T, H E)
-    if _keeps_nothing(layer, states, given):
-        return _in_place(layer, mixed.flatten(0, 1), states.reshape(-1, states.shape[2])).view_as(states)
+    if _may_write_over(layer, states, given):
+        return _rest_in_place(layer, mixed.flatten(0, 1), states.reshape(-1, states.shape[2])).view_as(states)
     after = own.layer_norm(_drop(F.linear(mixed, own.o.flatten(1)), own.dropout, given) + states)  # (B, T, D)
     output: Tensor = feed.layer_norm(_drop(_fed_forward(feed, after, given), feed.dropout, given) + after)
     return output
 
 
-def _keeps_nothing(layer: XLNetLayer, states: Tensor, given: _Chunks) -> bool:
+def _may_write_over(layer: XLNetLayer, states: Tensor, given: _Chunks) -> bool:
     """Whether nothing of the layer is needed later: on the CPU, without gradients and dropout. Not where a module was put
     around one of its products (LoRA), or types of numbers differ."""
     linears = (layer.ff.layer_1, layer.ff.layer_2)
-    if given.way not in _ON_CPU or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+    if given.way not in _ON_CPU or not nothing_is_kept() or torch.is_autocast_enabled("cpu"):
         return False
     if any(part.training and part.p for part in (layer.rel_attn.dropout, layer.ff.dropout)):
         return False
@@ -274,7 +274,7 @@ def _keeps_nothing(layer: XLNetLayer, states: Tensor, given: _Chunks) -> bool:
     return all(weight.dtype == states.dtype for weight in (layer.rel_attn.o, *(linear.weight for linear in linears)))
 
 
-def _in_place(layer: XLNetLayer, mixed: Tensor, states: Tensor) -> Tensor:
+def _rest_in_place(layer: XLNetLayer, mixed: Tensor, states: Tensor) -> Tensor:
     """What follows attention, (B T, D), from mixed (B T, H E) and states (B T, D): products are added to what they are added
     to anyway, and the inner numbers are written where those of the layer before were."""
     own, first, last = layer.rel_attn, layer.ff.layer_1, layer.ff.layer_2

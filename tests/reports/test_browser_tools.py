@@ -310,7 +310,7 @@ def _busy(tab: Any, step: Callable[[], object]) -> float:
 
 @pytest.mark.parametrize(("words", "codes"), [(3417, 34), (5100, 50)], ids=["typical", "worst"])
 def test_size_and_time(opened: Open, make_page: PageMaker, tmp_path: Path, words: int, codes: int) -> None:
-    """At most 1 MB with every code's words, ready in a second, another code shown in a fifth of one; best of three."""
+    """At most 1 MB with every code's words, ready in 0.6 s of its own work, another code shown in 0.1; best of three."""
     page = _large(make_page, words, codes)
     address = _file(page, tmp_path)
     assert (tmp_path / "page.html").stat().st_size <= SIZE_LIMIT
@@ -319,8 +319,8 @@ def test_size_and_time(opened: Open, make_page: PageMaker, tmp_path: Path, words
     with opened(address) as tab:
         ready = [_busy(tab, tab.reload) for _ in range(3)]
         switch = [_busy(tab, lambda: tab.evaluate(show)) for _ in range(3)]
-    assert 0 < min(ready) < 1000
-    assert 0 < min(switch) < 200
+    assert 0 < min(ready) < 600  # some 230 here
+    assert 0 < min(switch) < 100  # some 15 here
 
 
 def test_ten_thousand_admissions_stay_usable(opened: Open, make_page: PageMaker, tmp_path: Path) -> None:
