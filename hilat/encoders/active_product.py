@@ -37,7 +37,10 @@ class ActiveProduct(torch.autograd.Function):
         ctx.function, ctx.noise = function, noise
         if noise is None:
             return torch.addmm(bias, active, weight.t())
-        return torch.addmm(bias, noise.masks()(torch.empty_like(active)).mul_(active), weight.t(), alpha=noise.scale)
+        dropped = noise.drop(
+            active, 1.0, out=active if is_gelu(function) else None
+        )  # others may give what they were given
+        return torch.addmm(bias, dropped, weight.t(), alpha=noise.scale)
 
     @staticmethod
     @once_differentiable
@@ -48,12 +51,11 @@ class ActiveProduct(torch.autograd.Function):
         if ctx.slope:
             return to_active.mul_(kept), None, None, None, None
         noise: Dropout | None = ctx.noise
-        mask = None if noise is None else noise.masks()(torch.empty_like(kept)).mul_(noise.scale)
-        if mask is not None:
-            to_active.mul_(mask)
+        if noise is not None:
+            noise.drop(to_active, noise.scale, out=to_active)
         active, to_inner = _with_slope(ctx.function, kept, to_active)
-        if mask is not None:
-            active = mask.mul_(active)
+        if noise is not None:
+            active = noise.drop(active, noise.scale, out=active if is_gelu(ctx.function) else None)
         to_weight = torch.mm(down.t(), active) if ctx.needs_input_grad[1] else None
         return to_inner, to_weight, down.sum(0) if ctx.needs_input_grad[2] else None, None, None
 

@@ -9,8 +9,14 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import threading
+from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from hilat.admissions import HilatError
 
@@ -39,6 +45,33 @@ def library(source: Path) -> ctypes.CDLL:
         with tempfile.TemporaryDirectory(prefix="hilat-") as folder:
             _compile(command, source, Path(folder) / found.name)
             return _loaded(Path(folder) / found.name)
+
+
+def in_threads(function: Any, given: Any, count: int) -> None:
+    """Call the C function, with one pointer, in so many threads at once, at most as many as torch's operations have: in
+    theirs, where those are OpenMP's. Threads beside them would have to share the processor, as OpenMP's go on for a while
+    after each operation, waiting for the next."""
+    fork = _fork() if count > 1 else None
+    if fork is not None:  # always all of them, some for nothing, as OpenMP would make others for another number
+        fork(ctypes.cast(function, ctypes.c_void_p), given, torch.get_num_threads(), 0)
+        return
+    others = [threading.Thread(target=function, args=(given,)) for _ in range(1, count)]
+    for thread in others:
+        thread.start()
+    function(given)
+    for thread in others:
+        thread.join()
+
+
+@cache
+def _fork() -> Callable[..., None] | None:
+    """GOMP_parallel, how code compiled by gcc starts OpenMP's threads (LLVM's OpenMP has it too), of the library that torch
+    uses; None where there is none."""
+    with suppress(OSError, AttributeError):
+        found = ctypes.CDLL(torch._C.__file__).GOMP_parallel
+        found.argtypes, found.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
+        return found
+    return None
 
 
 def _loaded(found: Path) -> ctypes.CDLL:

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import threading
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -53,6 +51,28 @@ class Job(ctypes.Structure):
         ("scale", ctypes.c_float),
         *((name, _Pointer) for name in ("output", "sums", "weights")),
         *((name, _Pointer) for name in ("slope", "to_qkv", "to_r", "to_shift", "to_segments")),
+    )
+
+
+class Share(ctypes.Structure):
+    """Tasks first to last - 1 of a job, a head of a chunk each, and memory for them; as `struct share` there."""
+
+    _fields_ = (
+        ("job", ctypes.POINTER(Job)),
+        ("first", ctypes.c_int64),
+        ("last", ctypes.c_int64),
+        ("memory", _Pointer),
+    )
+
+
+class Team(ctypes.Structure):
+    """Shares for threads to take, one after the other, and what is done with each; as `struct team` there."""
+
+    _fields_ = (
+        ("function", _Pointer),
+        ("shares", ctypes.POINTER(Share)),
+        ("count", ctypes.c_int32),
+        ("next", ctypes.c_int32),
     )
 
 
@@ -126,8 +146,7 @@ def missing() -> str | None:
 @cache
 def _library() -> ctypes.CDLL:
     found = compiled.library(Path(__file__).with_name("c") / "relative_attention.c")
-    for function in (found.attention, found.attention_backward):
-        function.argtypes, function.restype = [_Pointer, ctypes.c_int64, ctypes.c_int64, _Pointer], None
+    found.work.argtypes, found.work.restype = [_Pointer], None
     for function, arguments in ((found.room_needed, 2), (found.padded, 1)):
         function.argtypes, function.restype = [ctypes.c_int64] * arguments, ctypes.c_int64
     return found
@@ -138,30 +157,26 @@ def _threads(qkv: Tensor) -> int:
     return max(1, min(torch.get_num_threads(), len(qkv) * qkv.shape[3]))
 
 
-def _run(function: Callable[..., None], each: list[dict[str, Tensor | None]], dropout: Dropout | None) -> None:
-    """All tasks, a head of a chunk each, shared among as many threads as there are dictionaries of what a job is given."""
+def _run(function: Any, each: list[dict[str, Tensor | None]], dropout: Dropout | None) -> None:
+    """All tasks in as many shares as there are dictionaries of what a job is given."""
     qkv = each[0]["qkv"]
     assert qkv is not None
     chunks, tokens, _, heads, size = qkv.shape
-    tasks, threads = chunks * heads, len(each)
-    rooms = scratch("compiled attention", threads, _library().room_needed(tokens, size), like=qkv)
-
-    def run(i: int) -> None:
-        job = Job(chunks=chunks, tokens=tokens, heads=heads, size=size, threshold=_ALL_KEPT, scale=1.0)
+    tasks, count = chunks * heads, len(each)
+    rooms = scratch("compiled attention", count, _library().room_needed(tokens, size), like=qkv)
+    jobs, shares = (Job * count)(), (Share * count)()
+    for i, (job, share) in enumerate(zip(jobs, shares, strict=True)):
+        job.chunks, job.tokens, job.heads, job.size = chunks, tokens, heads, size
+        job.threshold, job.scale = _ALL_KEPT, 1.0
         if dropout is not None:
             job.seed, job.scale = dropout.number, dropout.scale
             job.threshold = min(dropout.threshold * 2**16, _ALL_KEPT)
         for name, x in each[i].items():
             setattr(job, name, None if x is None else x.data_ptr())
-        first, last = (tasks * at // threads for at in (i, i + 1))
-        function(ctypes.byref(job), first, last, rooms[i].data_ptr())
-
-    others = [threading.Thread(target=run, args=(i,)) for i in range(1, threads)]
-    for thread in others:
-        thread.start()
-    run(0)
-    for thread in others:
-        thread.join()
+        share.job, share.memory = ctypes.pointer(job), rooms[i].data_ptr()
+        share.first, share.last = (tasks * at // count for at in (i, i + 1))
+    team = Team(function=ctypes.cast(function, _Pointer), shares=shares, count=count)
+    compiled.in_threads(_library().work, ctypes.byref(team), count)
 
 
 def _try_out() -> None:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from hilat.encoders import dropout_compiled
+
 
 @dataclass(frozen=True, slots=True)
 class Dropout:
@@ -42,21 +44,34 @@ class Dropout:
         """A function that writes the next 0s (dropped) and 1s (kept) of the seed's stream in a tensor, and gives that.
 
         On the CPU a quarter of a number's 64 random bits decides on a weight, which takes a tenth of the time of torch's
-        bernoulli; elsewhere the device's own generator draws them.
+        bernoulli, and less in C; elsewhere the device's own generator draws them.
         """
         stream = np.random.SFC64(self.seed)
         generators: dict[torch.device, torch.Generator] = {}
 
         def mask(place: Tensor) -> Tensor:
             if place.device.type == "cpu":
-                words = stream.random_raw(-(-place.numel() // 4))
-                bits = torch.from_numpy(words.view(np.int16))[: place.numel()].view(place.shape)
-                return torch.lt(bits, self.threshold, out=place)
+                return self._kept(stream, place)
             if place.device not in generators:
                 generators[place.device] = torch.Generator(place.device).manual_seed(self.number >> 1)
             return place.bernoulli_(1.0 / self.scale, generator=generators[place.device])
 
         return mask
+
+    def drop(self, x: Tensor, scale: float, out: Tensor | None = None) -> Tensor:
+        """x on the CPU with 0 in the place of what the seed's first mask drops, and that scale times the rest. out: where it
+        is written, which may be x; None for a new tensor."""
+        out, stream = torch.empty_like(x) if out is None else out, np.random.SFC64(self.seed)
+        if dropout_compiled.takes(x, out):
+            return dropout_compiled.drop(stream, self.threshold, scale, x, out)
+        return torch.mul(self._kept(stream, torch.empty_like(x)), x, out=out).mul_(scale)
+
+    def _kept(self, stream: np.random.SFC64, place: Tensor) -> Tensor:
+        if dropout_compiled.takes(place):
+            return dropout_compiled.drop(stream, self.threshold, 1.0, None, place)
+        words = stream.random_raw(-(-place.numel() // 4))
+        bits = torch.from_numpy(words.view(np.int16))[: place.numel()].view(place.shape)
+        return torch.le(bits, self.threshold - 1, out=place)  # the threshold itself may be too large for 16 bits
 
 
 class SeededDropout(torch.autograd.Function):
@@ -66,11 +81,11 @@ class SeededDropout(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, dropout: Dropout) -> Tensor:
         """x of any shape, on the CPU."""
         ctx.dropout = dropout
-        return dropout.masks()(torch.empty_like(x)).mul_(x).mul_(dropout.scale)
+        return dropout.drop(x, dropout.scale)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
         """The same weights on the gradient."""
-        weighed: Tensor = ctx.dropout.masks()(torch.empty_like(slope)).mul_(slope).mul_(ctx.dropout.scale)
+        weighed: Tensor = ctx.dropout.drop(slope, ctx.dropout.scale)
         return weighed, None

@@ -7,7 +7,7 @@
  * same way, and read in both. */
 
 #include "noise.h"
-#include "vectors.h"
+#include "products.h"
 
 enum { STRIP = LANES == 16 ? 96 : 48 };
 
@@ -403,5 +403,27 @@ void attention_backward(const struct job *job, int64_t first, int64_t last, floa
         }
         turn_back(&task, &noise);
         if (job->to_r && (number + 1 == last || task.b + 1 == job->chunks)) add_to_r(job, &room, task.h);
+    }
+}
+
+/* As `Share` and `Team` in relative_attention_compiled.py. */
+struct share {
+    const struct job *job;
+    int64_t first, last;
+    float *memory;
+};
+
+struct team {
+    void (*function)(const struct job *, int64_t, int64_t, float *);
+    const struct share *shares;
+    int32_t count, next;
+};
+
+/* What each thread of a team does: the next share, until none is left. */
+void work(struct team *team)
+{
+    for (int32_t i; (i = __atomic_fetch_add(&team->next, 1, __ATOMIC_RELAXED)) < team->count;) {
+        const struct share *share = team->shares + i;
+        team->function(share->job, share->first, share->last, share->memory);
     }
 }
