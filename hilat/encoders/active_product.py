@@ -37,9 +37,8 @@ class ActiveProduct(torch.autograd.Function):
         ctx.function, ctx.noise = function, noise
         if noise is None:
             return torch.addmm(bias, active, weight.t())
-        dropped = noise.drop(
-            active, 1.0, out=active if is_gelu(function) else None
-        )  # others may give what they were given
+        place = active if is_gelu(function) else None  # others may give what they were given
+        dropped = noise.drop(active, 1.0, out=place)
         return torch.addmm(bias, dropped, weight.t(), alpha=noise.scale)
 
     @staticmethod

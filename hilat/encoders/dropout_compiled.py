@@ -1,5 +1,5 @@
-"""Dropout on the CPU in C (`c/dropout.c`): the masks that `hilat.encoders.seeded_dropout` draws with numpy, to the last bit, in a
-third of the time."""
+"""Dropout on the CPU in C (`c/dropout.c`): the masks that `hilat.encoders.seeded_dropout` draws with numpy, to the last bit, in one
+pass over a tensor."""
 
 from __future__ import annotations
 

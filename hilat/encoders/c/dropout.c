@@ -25,18 +25,20 @@ static inline uint64_t next(struct stream *stream)
 void drop(struct stream *given, int32_t threshold, float scale, const float *x, int64_t n, float *out)
 {
     struct stream stream = *given;
-    uint64_t words[WORDS] = {0};
+    union {
+        uint64_t words[WORDS];
+        int16_t bits[4 * WORDS];
+    } drawn = {{0}};
     for (int64_t i = 0; i < n; i += 4 * WORDS) {
         int64_t m = n - i < 4 * WORDS ? n - i : 4 * WORDS, j = 0;
-        for (int64_t w = 0; w < (m + 3) / 4; w++) words[w] = next(&stream);
-        const int16_t *bits = (const int16_t *)words;
+        for (int64_t w = 0; w < (m + 3) / 4; w++) drawn.words[w] = next(&stream);
         for (; j + LANES <= m; j += LANES) {
-            ivec kept = __builtin_convertvector(*(const quarters *)(bits + j), ivec) < threshold;
+            ivec kept = __builtin_convertvector(*(const quarters *)(drawn.bits + j), ivec) < threshold;
             vec weight = choose(kept, all(1), all(0));
             if (x) weight *= load(x + i + j);
             store(out + i + j, weight * scale);
         }
-        for (; j < m; j++) out[i + j] = (x ? x[i + j] : 1) * (bits[j] < threshold) * scale;
+        for (; j < m; j++) out[i + j] = (x ? x[i + j] : 1) * (drawn.bits[j] < threshold) * scale;
     }
     *given = stream;
 }
