@@ -92,3 +92,13 @@ def test_the_summary_compares_with_the_plain_path() -> None:
     time, memory = document.summary(rows)
     assert (time["plain"], time["ours"], time["ratio"], time["target"]) == ("6.00 s", "1.50 s", 4.0, "5")
     assert (memory["plain"], memory["ours"], memory["ratio"], memory["target"]) == ("900 MB", "300 MB", 3.0, "3")
+
+
+@pytest.mark.slow
+def test_ways_in_processes_of_their_own() -> None:
+    apart = pytest.importorskip("benchmarks.speed_apart")
+    row = apart.measure(document.Case(False, False, 0.0, 1, width=64, layers=1), 1)
+    assert row["ratio"] == row["plain_seconds"] / row["ours_seconds"]
+    assert min(row["plain_seconds"], row["ours_seconds"]) > 0
+    assert {case.threads for case in apart.MASKED} == {1}
+    assert not any(case.attend_padding for case in apart.MASKED)
