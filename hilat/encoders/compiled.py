@@ -51,9 +51,9 @@ def in_threads(function: Any, given: Any, count: int) -> None:
     """Call the C function, with one pointer, in so many threads at once, at most as many as torch's operations have: in
     theirs, where those are OpenMP's. Threads beside them would have to share the processor, as OpenMP's go on for a while
     after each operation, waiting for the next."""
-    fork = _fork() if count > 1 else None
-    if fork is not None:  # always all of them, some for nothing, as OpenMP would make others for another number
-        fork(ctypes.cast(function, ctypes.c_void_p), given, torch.get_num_threads(), 0)
+    start = _openmp_start() if count > 1 else None
+    if start is not None:  # always all of them, some for nothing, as OpenMP would make others for another number
+        start(ctypes.cast(function, ctypes.c_void_p), given, torch.get_num_threads(), 0)
         return
     others = [threading.Thread(target=function, args=(given,)) for _ in range(1, count)]
     for thread in others:
@@ -64,7 +64,7 @@ def in_threads(function: Any, given: Any, count: int) -> None:
 
 
 @cache
-def _fork() -> Callable[..., None] | None:
+def _openmp_start() -> Callable[..., None] | None:
     """GOMP_parallel, how code compiled by gcc starts OpenMP's threads (LLVM's OpenMP has it too), of the library that torch
     uses; None where there is none."""
     with suppress(OSError, AttributeError):

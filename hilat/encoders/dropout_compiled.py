@@ -20,10 +20,10 @@ _TRIED = ((100, 29000), (3, -5), (1100, 2**15))  # how many numbers, and a thres
 
 
 def takes(*tensors: Tensor) -> bool:
-    """Whether these are what the C function reads and writes: float32, one number after the other, on the CPU, and there."""
+    """Whether the C function can be used here and on these: float32 numbers on the CPU that lie one after the other."""
     plain = all(type(x) is Tensor and x.dtype == torch.float32 and x.device.type == "cpu" for x in tensors)
-    there = plain and not torch.compiler.is_compiling() and all(x.is_contiguous() for x in tensors)
-    return there and missing() is None
+    readable = plain and not torch.compiler.is_compiling() and all(x.is_contiguous() for x in tensors)
+    return readable and missing() is None
 
 
 def drop(stream: np.random.SFC64, threshold: int, scale: float, x: Tensor | None, out: Tensor) -> Tensor:

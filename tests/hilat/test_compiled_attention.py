@@ -197,8 +197,8 @@ def test_draws_are_independent() -> None:
 def test_threads(shape: tuple[int, ...], threads: int, whose: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Outputs to the last bit, sums within rounding; more threads than heads and chunks too."""
     if whose == "our own":
-        monkeypatch.setattr(compiled, "_fork", lambda: None)
-    elif compiled._fork() is None:
+        monkeypatch.setattr(compiled, "_openmp_start", lambda: None)
+    elif compiled._openmp_start() is None:
         pytest.skip("torch's threads are not OpenMP's here")
     noise, before = Dropout(0.2, (1,)), torch.get_num_threads()
     parts, marks = _parts(*shape), _marks(*shape[:2], "kinds and padding")
