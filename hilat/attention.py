@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hilat.encoders import products
 from hilat.watched import nothing_is_kept
 
 _TOKENS_AT_ONCE = 2048  # of which Z of equation 1 is computed at a time without gradients, on the CPU
@@ -56,21 +57,21 @@ class TokenAttention(nn.Module):
             # Without gradients a few chunks at a time, in the cache: of their Z only the scores are kept.
             split = nothing_is_kept() and not hidden.is_cuda
             parts = torch.split(hidden, max(1, _TOKENS_AT_ONCE // hidden.shape[1])) if split else [hidden]
-            scores = torch.cat([F.linear(self.states(part, ()), self.labels) for part in parts])  # (N, T, K)
+            scores = torch.cat([products.linear(self.states(part, ()), self.labels) for part in parts])  # (N, T, K)
         else:
             states = self.states(hidden, chunk_counts)
             own = zip(torch.split(states, list(chunk_counts)), self.labels.unbind(0), strict=True)
-            scores = torch.cat([F.linear(z, u) for z, u in own])  # (N, T, K)
+            scores = torch.cat([products.linear(z, u) for z, u in own])  # (N, T, K)
         weights = masked_softmax(scores.transpose(1, 2), None if mask is None else mask[:, None, :])  # (N, K, T)
         return weights.to(hidden.dtype) @ hidden, weights  # (N, K, D)
 
     def states(self, hidden: Tensor, chunk_counts: Sequence[int]) -> Tensor:
         """Z of equation 1, tanh(W h), (N, T, D): what all codes share. Arguments as above."""
         if self.projection.dim() == 2:
-            projected = F.linear(hidden, self.projection)
+            projected = products.linear(hidden, self.projection)
             return projected.tanh_() if nothing_is_kept() else torch.tanh(projected)
         parts = zip(torch.split(hidden, list(chunk_counts)), self.projection.unbind(0), strict=True)
-        return torch.cat([torch.tanh(F.linear(h, w)) for h, w in parts])
+        return torch.cat([torch.tanh(products.linear(h, w)) for h, w in parts])
 
 
 class ChunkAttention(nn.Module):
@@ -98,7 +99,7 @@ class ChunkAttention(nn.Module):
 def chunk_scores(vectors: Tensor, projection: Tensor, query: Tensor) -> Tensor:
     """What the softmax of equation 6 is taken of, (B, K, C), from vectors (B, K, C, D); parameters of ChunkAttention."""
     if projection.dim() == 2:
-        return F.linear(torch.tanh(F.linear(vectors, projection)), query).squeeze(-1)
+        return F.linear(torch.tanh(products.linear(vectors, projection)), query).squeeze(-1)
     keys = torch.tanh(torch.einsum("bkcd,ked->bkce", vectors, projection))  # (B, K, C, D)
     return torch.einsum("bkce,ke->bkc", keys, query)
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.nn import functional as F
 
 from hilat.attention import ChunkAttention, CodeClassifier, TokenAttention, pool_chunks
+from hilat.encoders import products
 from hilat.encoders.seeded_dropout import Dropout
 from hilat.head_blocks import BlockedHead, HeadPlan, HeadTensors, Rows
 from hilat.watched import calls_are_watched
@@ -144,7 +144,7 @@ def _tensors(head: Head, hidden: Tensor, rows: Rows) -> HeadTensors:
         and not head.noisy
         and codes * (width - tokens) > tokens * width
     ):
-        keys = F.linear(hidden, projection)  # (N, T, D)
+        keys = products.linear(hidden, projection)  # (N, T, D)
     return HeadTensors(
         hidden.contiguous(),
         own.states(hidden, rows.counts).contiguous(),

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from hilat.encoders import products
 from hilat.encoders.seeded_dropout import Dropout
 
 
@@ -124,7 +125,7 @@ class _Sums(NamedTuple):
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
     """total (n, ., .) += left @ right, without a tensor in between where the types agree."""
     if total.dtype == left.dtype:
-        total.baddbmm_(left, right)
+        products.add_batched_times(total, left, right)
     else:
         total.add_(torch.bmm(left, right))
 
@@ -137,7 +138,7 @@ class _Scores(torch.autograd.Function):
         """labels (k, D), states and total (N, T, D)."""
         ctx.save_for_backward(labels, states)
         ctx.total = total
-        return torch.mm(labels, states.flatten(0, 1).t()).view(-1, *states.shape[:2])  # (k, N, T)
+        return products.times(labels, states.flatten(0, 1).t()).view(-1, *states.shape[:2])  # (k, N, T)
 
     @staticmethod
     @once_differentiable
@@ -146,7 +147,7 @@ class _Scores(torch.autograd.Function):
         labels, states = ctx.saved_tensors
         slope = slope.flatten(1)  # (k, N T)
         _add_product(ctx.total.view(1, -1, labels.shape[-1]), slope.t()[None], labels[None])
-        return torch.mm(slope, states.flatten(0, 1)), None, None
+        return products.times(slope, states.flatten(0, 1)), None, None
 
 
 class _Mixed(torch.autograd.Function):
@@ -157,16 +158,16 @@ class _Mixed(torch.autograd.Function):
         """parts and totals: one or two of (N, T, D)."""
         ctx.save_for_backward(weights)
         ctx.parts, ctx.totals = parts, totals
-        return tuple(torch.bmm(weights.transpose(0, 1), part) for part in parts)  # (N, k, D)
+        return tuple(products.batched_times(weights.transpose(0, 1), part) for part in parts)  # (N, k, D)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
         """The gradient of weights."""
         (weights,) = ctx.saved_tensors
-        to_weights = torch.empty_like(weights)
-        for i, (slope, part, total) in enumerate(zip(slopes, ctx.parts, ctx.totals, strict=True)):
-            to_weights.transpose(0, 1).baddbmm_(slope, part.transpose(1, 2), beta=min(i, 1))
+        to_weights = torch.zeros_like(weights)
+        for slope, part, total in zip(slopes, ctx.parts, ctx.totals, strict=True):
+            products.add_batched_times(to_weights.transpose(0, 1), slope, part.transpose(1, 2))
             _add_product(total, weights.permute(1, 2, 0), slope)
         return to_weights, None, None
 
@@ -177,7 +178,9 @@ def _token_scores(plan: HeadPlan, given: HeadTensors, sums: _Sums | None) -> Ten
     labels = given.labels if given.labels.dim() == 3 else given.labels[None]  # (C or 1, k, D)
     states = torch.split(given.states, counts)
     if sums is None:
-        parts = [torch.einsum("kd,ntd->knt", u, z) for u, z in zip(labels, states, strict=True)]
+        parts = [
+            products.linear(u, z.flatten(0, 1)).view(-1, *z.shape[:2]) for u, z in zip(labels, states, strict=True)
+        ]
     else:
         totals = torch.split(sums.states, counts)
         parts = [_Scores.apply(*three) for three in zip(labels, states, totals, strict=True)]  # type: ignore[no-untyped-call]
@@ -188,7 +191,8 @@ def _mixed(weights: Tensor, given: HeadTensors, sums: _Sums | None) -> tuple[Ten
     """Equation 3, chunk vectors (N, k, D), and their keys before the tanh where these are sums over tokens too."""
     parts = (given.hidden,) if given.keys is None else (given.hidden, given.keys)
     if sums is None:
-        mixed = tuple(torch.bmm(weights.transpose(0, 1), part) for part in parts)  # (N, k, D)
+        times = torch.bmm if torch.is_grad_enabled() else products.batched_times
+        mixed = tuple(times(weights.transpose(0, 1), part) for part in parts)  # (N, k, D)
     else:
         totals = (sums.hidden,) if sums.keys is None else (sums.hidden, sums.keys)
         mixed = _Mixed.apply(weights, parts, totals)  # type: ignore[no-untyped-call]
@@ -206,7 +210,7 @@ def _chunk_weights(plan: HeadPlan, given: HeadTensors, vectors: Tensor, keys: Te
         deep = torch.tanh(torch.einsum("nkd,ked->nke", vectors, given.projection))  # (N, k, D)
         scores = torch.einsum("nke,ke->nk", deep, given.query)  # (N, k)
     else:
-        deep = torch.tanh(F.linear(vectors, given.projection) if keys is None else keys)  # (N, k, D)
+        deep = torch.tanh(products.linear(vectors, given.projection) if keys is None else keys)  # (N, k, D)
         scores = torch.matmul(deep, given.query[0])  # (N, k)
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     return torch.softmax(rows.place(scores, torch.finfo(scores.dtype).min), dim=1)  # (B, C, k)

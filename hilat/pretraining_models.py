@@ -25,7 +25,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 
 from hilat.admissions import HilatError
 from hilat.building import XLNET_SEGMENTS, new_encoder, start_encoder
-from hilat.encoders import first_line, not_finite
+from hilat.encoders import first_line, not_finite, products
 from hilat.encoding import check_tokenizer
 from hilat.model_config import longest_chunk
 from hilat.pretraining_settings import PretrainingSettings
@@ -112,6 +112,7 @@ def language_model(
         make: Any = XLNetLMHeadModel if config.model_type == "xlnet" else AutoModelForMaskedLM.from_config
         model: PreTrainedModel = make(config)
         start_encoder(cast(PreTrainedModel, model.base_model), notes, start)
+        products.set_linear(model, fast=True)
         return model, ("all",)
     _check(config, settings)
     for name in _DROPOUTS:
@@ -129,6 +130,7 @@ def language_model(
     loaded, anew = _loaded(settings.encoder, config, renewed)
     if renewed and settings.new_embeddings != "random":
         start_encoder(cast(PreTrainedModel, loaded.base_model), notes, start)
+    products.set_linear(loaded, fast=True)
     return loaded, anew
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from hilat.admissions import HilatError
+from hilat.encoders import products
 from hilat.encoders.xlnet import FastXLNetModel, plain_reason, way_of
 
 # Encoder parameters that this model never uses: XLNet's mask embedding, and the poolers of BERT and kin.
@@ -50,25 +51,30 @@ def new_encoder(config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def set_encoder_path(encoder: PreTrainedModel, fast: bool) -> None:
-    """Let an XLNet take the fast forward pass where it can, or always transformers' own; others have only that."""
+    """Let an XLNet take the fast forward pass where it can, and the linear layers of any encoder the faster library
+    (`hilat.encoders.products`); or all of them always transformers' own."""
+    products.set_linear(encoder, fast)
     if isinstance(encoder, FastXLNetModel):
         encoder.path = "auto" if fast else "plain"
 
 
 def encoder_path(encoder: PreTrainedModel) -> str:
     """How the encoder's forward pass was last computed, or would be, in words, for the record of a run."""
-    if not isinstance(encoder, FastXLNetModel):
-        return f"transformers' {encoder.config.model_type}"
-    reason = plain_reason(encoder, {"use_mems": False})
-    if reason is not None:
-        return f"transformers' xlnet ({reason})"
+    reason = plain_reason(encoder, {"use_mems": False}) if isinstance(encoder, FastXLNetModel) else None
     says = {
         "compiled": "attention compiled for the processor",
         "blocks": "attention in blocks of queries",
         "kernel": "attention by a Triton kernel",
         "bias": "relative scores as a bias of sdpa",
     }
-    return f"fast xlnet, {says[encoder.__dict__.get('_taken') or way_of(encoder, encoder.dtype)]}"
+    if isinstance(encoder, FastXLNetModel) and reason is None:
+        said = f"fast xlnet, {says[encoder.__dict__.get('_taken') or way_of(encoder, encoder.dtype)]}"
+        used = True
+    else:
+        said = f"transformers' {encoder.config.model_type}" + (f" ({reason})" if reason else "")
+        used = any(isinstance(module, products.Linear) for module in encoder.modules())
+    serves = encoder.dtype == torch.float32 and encoder.device.type == "cpu" and products.missing() is None
+    return said + (", products by oneDNN" if serves and used else "")
 
 
 def xlnet_token_types(mask: Tensor) -> Tensor:

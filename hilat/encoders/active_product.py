@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers.activations import GELUActivation
 
+from hilat.encoders import products
 from hilat.encoders.seeded_dropout import Dropout
 
 
@@ -36,17 +37,16 @@ class ActiveProduct(torch.autograd.Function):
         ctx.save_for_backward(slope, weight)
         ctx.function, ctx.noise = function, noise
         if noise is None:
-            return torch.addmm(bias, active, weight.t())
+            return products.times(active, weight.t(), bias)
         place = active if is_gelu(function) else None  # others may give what they were given
-        dropped = noise.drop(active, 1.0, out=place)
-        return torch.addmm(bias, dropped, weight.t(), alpha=noise.scale)
+        return products.times(noise.drop(active, noise.scale, out=place), weight.t(), bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, down: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of inner, weight and bias."""
         kept, weight = ctx.saved_tensors
-        to_active = torch.mm(down, weight)  # (rows, d_inner)
+        to_active = products.times(down, weight)  # (rows, d_inner)
         if ctx.slope:
             return to_active.mul_(kept), None, None, None, None
         noise: Dropout | None = ctx.noise
@@ -55,7 +55,7 @@ class ActiveProduct(torch.autograd.Function):
         active, to_inner = _with_slope(ctx.function, kept, to_active)
         if noise is not None:
             active = noise.drop(active, noise.scale, out=active if is_gelu(ctx.function) else None)
-        to_weight = torch.mm(down.t(), active) if ctx.needs_input_grad[1] else None
+        to_weight = products.turned_times(down, active) if ctx.needs_input_grad[1] else None
         return to_inner, to_weight, down.sum(0) if ctx.needs_input_grad[2] else None, None, None
 
 

@@ -32,11 +32,10 @@ from transformers.models.xlnet.modeling_xlnet import (
     XLNetRelativeAttention,
 )
 
-from hilat.encoders import kernels, relative_attention_compiled
+from hilat.encoders import kernels, products, relative_attention_compiled
 from hilat.encoders.active_product import ActiveProduct, in_place
 from hilat.encoders.relative_attention import RelativeAttention
 from hilat.encoders.relative_attention_compiled import CompiledAttention
-from hilat.encoders.scratch import scratch
 from hilat.encoders.seeded_dropout import Dropout, SeededDropout
 from hilat.encoders.shared_calls import Fixed, projection, room_for_weights, shared
 from hilat.watched import calls_are_watched, nothing_is_kept
@@ -256,7 +255,7 @@ def _layer(layer: XLNetLayer, states: Tensor, fixed: Fixed, given: _Chunks) -> T
     mixed = _attention(own, states, fixed, given)  # (B, T, H E)
     if _may_write_over(layer, states, given):
         return _rest_in_place(layer, mixed.flatten(0, 1), states.reshape(-1, states.shape[2])).view_as(states)
-    after = own.layer_norm(_drop(F.linear(mixed, own.o.flatten(1)), own.dropout, given) + states)  # (B, T, D)
+    after = own.layer_norm(_drop(products.linear(mixed, own.o.flatten(1)), own.dropout, given) + states)  # (B, T, D)
     output: Tensor = feed.layer_norm(_drop(_fed_forward(feed, after, given), feed.dropout, given) + after)
     return output
 
@@ -269,7 +268,7 @@ def _may_write_over(layer: XLNetLayer, states: Tensor, given: _Chunks) -> bool:
         return False
     if any(part.training and part.p for part in (layer.rel_attn.dropout, layer.ff.dropout)):
         return False
-    if any(type(linear) is not nn.Linear or linear.bias is None for linear in linears):
+    if not all(products.is_linear(linear) and linear.bias is not None for linear in linears):
         return False
     return all(weight.dtype == states.dtype for weight in (layer.rel_attn.o, *(linear.weight for linear in linears)))
 
@@ -278,11 +277,11 @@ def _rest_in_place(layer: XLNetLayer, mixed: Tensor, states: Tensor) -> Tensor:
     """What follows attention, (B T, D), from mixed (B T, H E) and states (B T, D): products are added to what they are added
     to anyway, and the inner numbers are written where those of the layer before were."""
     own, first, last = layer.rel_attn, layer.ff.layer_1, layer.ff.layer_2
-    after = own.layer_norm(torch.addmm(states, mixed, own.o.flatten(1).t()))
+    after = own.layer_norm(products.add_times(states.clone(), mixed, own.o.flatten(1).t()))
     for part in torch.split(after, _ROWS_AT_ONCE):
-        inner = scratch("feed-forward's inner", len(part), first.out_features, like=after)
-        active = in_place(layer.ff.activation_function, torch.addmm(first.bias, part, first.weight.t(), out=inner))
-        part.add_(last.bias).addmm_(active, last.weight.t())
+        inner = products.times(part, first.weight.t(), first.bias, place="feed-forward's inner")
+        active = in_place(layer.ff.activation_function, inner)
+        products.add_times(part.add_(last.bias), active, last.weight.t())
     output: Tensor = layer.ff.layer_norm(after)
     return output
 
@@ -316,8 +315,9 @@ def _attention_by_kernel(own: XLNetRelativeAttention, states: Tensor, positions:
 
 def _fed_forward(feed: XLNetFeedForward, x: Tensor, given: _Chunks) -> Tensor:
     """The feed-forward layer's products with what is between them (B, T, D); as modules where one was put around (LoRA)."""
-    inner, last = feed.layer_1(x), feed.layer_2  # (B, T, d_inner)
-    unwrapped = type(last) is nn.Linear and last.bias is not None and last.weight.dtype == inner.dtype
+    first, last = feed.layer_1, feed.layer_2
+    inner = products.linear(x, first.weight, first.bias) if products.is_linear(first) else first(x)  # (B, T, d_inner)
+    unwrapped = products.is_linear(last) and last.bias is not None and last.weight.dtype == inner.dtype
     if given.way not in _ON_CPU or not unwrapped or torch.is_autocast_enabled("cpu"):
         output: Tensor = last(_drop(feed.activation_function(inner), feed.dropout, given))
         return output
@@ -333,10 +333,10 @@ def _attention(own: XLNetRelativeAttention, states: Tensor, fixed: Fixed, given:
     width, heads, size = own.q.shape
     weights = projection(own) if fixed.weights is None else fixed.weights
     flat = states.reshape(-1, width)
-    place = None
     if given.way in _ON_CPU and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu"):
-        place = scratch("queries, keys and values", len(flat), weights.shape[1], like=flat)
-    qkv = torch.addmm(fixed.biases, flat, weights, out=place)
+        qkv = products.times(flat, weights, fixed.biases, place="queries, keys and values")
+    else:
+        qkv = products.linear(flat, weights.t(), fixed.biases)
     qkv = qkv.view(*states.shape[:2], 3, heads, size)  # (B, T, 3, H, E)
     r, shift = fixed.r.to(qkv.dtype), fixed.shift.to(qkv.dtype)
     kinds = given.kinds if given.kinds is None or given.way == "compiled" else given.kinds.to(qkv.dtype)

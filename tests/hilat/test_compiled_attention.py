@@ -289,7 +289,7 @@ def test_without_a_compiler(
         for _ in range(2):
             model(torch.zeros(1, 5, dtype=torch.long), use_mems=False)
     assert [said in record.getMessage() for record in caplog.records] == [True]
-    assert encoder_path(model) == "fast xlnet, attention in blocks of queries"
+    assert encoder_path(model).startswith("fast xlnet, attention in blocks of queries")
 
 
 @needs_a_compiler
@@ -297,7 +297,7 @@ def test_without_a_compiler(
 def test_what_the_compiler_made_serves_again(tmp_path: Path) -> None:
     model = _xlnet()
     output = model(torch.zeros(1, 5, dtype=torch.long), use_mems=False).last_hidden_state
-    assert encoder_path(model) == "fast xlnet, attention compiled for the processor"
+    assert encoder_path(model).startswith("fast xlnet, attention compiled for the processor")
     (found,) = (tmp_path / "cache" / "hilat").iterdir()
     written = found.stat().st_mtime_ns
     ours._library.cache_clear()
@@ -321,7 +321,7 @@ def test_the_first_call_may_be_anywhere(mode: Any) -> None:
         output = checkpoint(run, embedded, use_reentrant=False)
         if torch.is_grad_enabled():
             torch.autograd.backward(output.sum())
-    assert encoder_path(model) == "fast xlnet, attention compiled for the processor"
+    assert encoder_path(model).startswith("fast xlnet, attention compiled for the processor")
     assert torch.equal(run(model.word_embedding(ids)), output)
 
 

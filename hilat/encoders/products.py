@@ -1,0 +1,205 @@
+"""Products of matrices in float32 on the CPU, by the faster of the two libraries that come with torch.
+
+torch takes MKL, which uses a processor's AVX-512 only where Intel made the processor. oneDNN, which torch has for
+convolutions, uses it on any, and is taken where MKL does not: twice as fast on an AMD EPYC of family 26
+(docs/performance.md). The processor and the sizes decide, never a clock, so that a seed gives the same numbers again.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn import functional as F
+
+from hilat.admissions import HilatError
+from hilat.encoders import kernels
+from hilat.encoders.scratch import scratch
+from hilat.watched import calls_are_watched
+
+_LEAST = 2**20  # multiplications, below which calling oneDNN costs more than it saves
+_BOUND = 1e-5  # of a trial's largest number
+_LOG = logging.getLogger(__name__)
+_BY_TORCH: ContextVar[bool] = ContextVar("by_torch", default=False)
+
+
+@contextmanager
+def by_torch() -> Iterator[None]:
+    """Inside, products are torch's own, for comparisons."""
+    token = _BY_TORCH.set(True)
+    try:
+        yield
+    finally:
+        _BY_TORCH.reset(token)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x W^T + b, as torch's `linear`, any number of times differentiable: (..., n) from x (..., k), weight (n, k), bias (n,)."""
+    if not takes(x, weight) or calls_are_watched():
+        return F.linear(x, weight, bias)
+    product: Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), weight, bias)  # type: ignore[no-untyped-call]
+    return product.view(*x.shape[:-1], len(weight))
+
+
+def times(left: Tensor, right: Tensor, bias: Tensor | None = None, *, place: str | None = None) -> Tensor:
+    """left (m, k) times right (k, n), and bias (n,) added to each row; without gradients.
+
+    place: of the scratch memory where torch writes it; None for memory of its own, which oneDNN always takes.
+    """
+    if takes(left, right.t()):
+        return _onednn(left, right.t(), bias)
+    out = None if place is None else scratch(place, len(left), right.shape[1], like=left)
+    return torch.mm(left, right, out=out) if bias is None else torch.addmm(bias, left, right, out=out)
+
+
+def add_times(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """total (m, n), with left (m, k) times right (k, n) added in its place; without gradients."""
+    if takes(left, right.t()):
+        return total.add_(_onednn(left, right.t(), None))
+    return total.addmm_(left, right)
+
+
+def turned_times(left: Tensor, right: Tensor) -> Tensor:
+    """left (k, m) turned, times right (k, n); without gradients. oneDNN is faster where the first of its sides is the shorter."""
+    if left.shape[1] > right.shape[1] and takes(right.t(), left.t()):
+        return _onednn(right.t(), left.t(), None).t()
+    return times(left.t(), right)
+
+
+def batched_times(left: Tensor, right: Tensor) -> Tensor:
+    """Of each n, left (n, m, k) times right (n, k, l); without gradients."""
+    if _takes_each(left, right):
+        return torch.stack([times(a, b) for a, b in zip(left, right, strict=True)])
+    return torch.bmm(left, right)
+
+
+def add_batched_times(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """total (n, m, l), with left (n, m, k) times right (n, k, l) added in its place; without gradients."""
+    if not _takes_each(left, right):
+        return total.baddbmm_(left, right)
+    for own, a, b in zip(total, left, right, strict=True):
+        add_times(own, a, b)
+    return total
+
+
+class Linear(nn.Linear):
+    """torch's linear layer, computed by `linear`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """As torch's."""
+        return linear(input, self.weight, self.bias)
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether it is a linear layer and nothing more: none that a module was put around (LoRA)."""
+    return type(module) in (nn.Linear, Linear)
+
+
+def set_linear(model: nn.Module, fast: bool) -> None:
+    """Let the model's linear layers be computed by `linear` where that is another than torch's, or by torch's again."""
+    fast = fast and missing() is None
+    for module in model.modules():
+        if is_linear(module):
+            module.__class__ = Linear if fast else nn.Linear
+
+
+def takes(x: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN computes x W^T, from x (..., k) and weight (n, k)."""
+    if _BY_TORCH.get() or x.numel() * len(weight) < _LEAST or missing() is not None:
+        return False
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or forward_ad._current_level >= 0:
+        return False
+    return all(
+        type(part) in (Tensor, nn.Parameter)
+        and part.dtype == torch.float32
+        and part.device.type == "cpu"
+        and not torch._C._functorch.is_functorch_wrapped_tensor(part)
+        for part in (x, weight)
+    )
+
+
+def _takes_each(left: Tensor, right: Tensor) -> bool:
+    return len(left) > 0 and takes(left[0], right[0].t())
+
+
+class _Linear(torch.autograd.Function):
+    """x (m, k) times weight (n, k) turned, and bias (n,)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """(m, n)."""
+        needed = ctx.needs_input_grad
+        ctx.save_for_backward(x if needed[1] else None, weight if needed[0] else None)
+        return _onednn(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, down: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of x, weight and bias, which have gradients themselves where those are asked for."""
+        x, weight = ctx.saved_tensors
+        to_x = None if weight is None else linear(down, weight.t())  # (m, k)
+        to_weight = None
+        if x is not None and down.shape[1] > x.shape[1]:  # as in `turned_times`
+            to_weight = linear(x.t(), down.t()).t()  # (n, k)
+        elif x is not None:
+            to_weight = linear(down.t(), x.t())
+        return to_x, to_weight, down.sum(0) if ctx.needs_input_grad[2] else None
+
+
+def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x (m, k) times weight (n, k) turned, and bias. Weights with gaps between their rows would take its slow way."""
+    if not (weight.is_contiguous() or weight.t().is_contiguous()):
+        weight = weight.contiguous()
+    product: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
+    return product
+
+
+@cache
+def missing() -> str | None:
+    """Why products are torch's own on this machine, or None; oneDNN is tried once, and it is logged where it does not serve."""
+    if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]
+        return "no AVX-512, or no MKL"
+    if _maker() != "AuthenticAMD":
+        return "MKL uses AVX-512 on this processor"
+    try:
+        kernels.apart(_try_out)
+    except (AttributeError, RuntimeError, HilatError) as error:
+        _LOG.warning("products of matrices take longer, as oneDNN does not serve here: %s", error)
+        return str(error)
+    return None
+
+
+def _maker() -> str:
+    """Who made the processor, as it says itself."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("vendor_id"):
+                return line.partition(":")[2].strip()
+    return platform.processor().rpartition(",")[2].strip()
+
+
+def _try_out() -> None:
+    """Compare with float64, for each order in memory.
+
+    Raises:
+        AttributeError: this torch has no such function.
+        RuntimeError: it fails.
+        HilatError: wrong numbers.
+    """
+    x = torch.linspace(-1, 1, 70 * 50, device="cpu", dtype=torch.float32).sin().view(70, 50)
+    weight = torch.linspace(-2, 1, 90 * 50, device="cpu", dtype=torch.float32).cos().view(90, 50)
+    bias = torch.linspace(-1, 3, 90, device="cpu", dtype=torch.float32)
+    exact = torch.addmm(bias.double(), x.double(), weight.double().t())
+    for a in (x, x.t().contiguous().t()):
+        for b in (weight, weight.t().contiguous().t()):
+            error = (_onednn(a, b, bias) - exact).abs().max() / exact.abs().max()
+            if not bool(error < _BOUND):
+                raise HilatError("oneDNN gives wrong numbers")

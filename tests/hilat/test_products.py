@@ -1,0 +1,321 @@
+"""Products by oneDNN: against float64, in every order in memory, with gradients and theirs; and when torch's own are taken."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.func import vmap
+from torch.nn import functional as F
+from transformers import BertConfig, PreTrainedConfig, XLNetConfig
+
+from hilat.encoders import encoder_path, products
+from hilat.encoders.active_product import ActiveProduct
+from hilat.encoders.seeded_dropout import Dropout
+from hilat.model import build_model
+
+needs_onednn = pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN to compare with"
+)
+BOUND = 1e-5  # of the largest number: float32's rounding in sums of at most 300
+SHAPES = ((70, 50, 90), (90, 50, 70), (1, 300, 64), (33, 64, 1), (17, 1, 40))  # m, k, n
+
+
+class _Calls:
+    """How often oneDNN was called."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+@pytest.fixture
+def onednn(monkeypatch: pytest.MonkeyPatch) -> _Calls:
+    """On any processor and for products of any size: oneDNN, which is counted."""
+    calls, own = _Calls(), products._onednn
+
+    def counted(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        calls.count += 1
+        return own(x, weight, bias)
+
+    monkeypatch.setattr(products, "missing", lambda: None)
+    monkeypatch.setattr(products, "_LEAST", 1)
+    monkeypatch.setattr(products, "_onednn", counted)
+    return calls
+
+
+def _orders(x: Tensor) -> Iterator[Tensor]:
+    """The same matrix: row by row, column by column, with gaps between rows, and between columns."""
+    rows, columns = x.shape
+    yield x
+    yield x.t().contiguous().t()
+    yield torch.zeros(rows, columns + 5)[:, :columns].copy_(x)
+    yield torch.zeros(columns, rows + 3).t()[:rows].copy_(x)
+
+
+def _near(got: Tensor, exact: Tensor) -> None:
+    assert got.shape == exact.shape
+    assert float((got - exact).abs().max()) <= BOUND * max(1.0, float(exact.abs().max()))
+
+
+def _leaves(*shapes: tuple[int, ...], dtype: torch.dtype) -> list[Tensor]:
+    torch.manual_seed(0)
+    return [torch.randn(shape).to(dtype).requires_grad_() for shape in shapes]
+
+
+# ------------------------------------------------------------------------------------------------------------- products
+@needs_onednn
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize(("m", "k", "n"), SHAPES)
+def test_products_in_every_order_in_memory(m: int, k: int, n: int, with_bias: bool, onednn: _Calls) -> None:
+    left, right, bias = (part.detach() for part in _leaves((m, k), (k, n), (n,), dtype=torch.float32))
+    exact = left.double() @ right.double()
+    added = exact + bias.double() if with_bias else exact
+    for a in _orders(left):
+        for b in _orders(right):
+            before = onednn.count
+            _near(products.times(a, b, bias if with_bias else None), added)
+            _near(products.linear(a, b.t(), bias if with_bias else None), added)
+            _near(products.turned_times(a.t(), b), exact)
+            total = torch.ones(m, n)
+            assert products.add_times(total, a, b) is total
+            _near(total, exact + 1)
+            assert onednn.count == before + 4
+
+
+@needs_onednn
+def test_of_each(onednn: _Calls) -> None:
+    left, right = (part.detach() for part in _leaves((3, 20, 30), (3, 30, 40), dtype=torch.float32))
+    exact = torch.bmm(left.double(), right.double())
+    turned = left.transpose(0, 1).contiguous().transpose(0, 1)  # as weights of codes are: gaps between rows
+    for a in (left, turned):
+        _near(products.batched_times(a, right), exact)
+        total = torch.ones(20, 3, 40).transpose(0, 1)
+        assert products.add_batched_times(total, a, right) is total
+        _near(total, exact + 1)
+    assert onednn.count == 12
+    assert products.batched_times(left[:0], right[:0]).shape == (0, 20, 40)
+
+
+@needs_onednn
+@pytest.mark.parametrize("shape", [(6, 50), (2, 3, 50), (50,)])
+@pytest.mark.parametrize("n", [40, 70])
+def test_gradients_and_theirs(shape: tuple[int, ...], n: int, onednn: _Calls) -> None:
+    """Against torch's linear layer in float64: once for each argument, and the gradient of the gradients' squares."""
+
+    def run(function: Callable[..., Tensor], dtype: torch.dtype) -> list[Tensor]:
+        leaves = _leaves(shape, (n, 50), (n,), dtype=dtype)
+        output = function(*leaves)
+        first = torch.autograd.grad(output.sin().sum(), leaves, create_graph=True)
+        second = torch.autograd.grad(sum((part**2).sum() for part in first), leaves)
+        return [part.detach() for part in (output, *first, *second)]
+
+    for got, exact in zip(run(products.linear, torch.float32), run(F.linear, torch.float64), strict=True):
+        assert float((got - exact).abs().max()) <= 1e-4 * max(1.0, float(exact.abs().max()))
+    assert onednn.count > 3
+
+
+@needs_onednn
+@pytest.mark.parametrize("wanted", [(True, False, False), (False, True, False), (False, False, True)])
+def test_gradients_of_one_argument_only(wanted: tuple[bool, ...], onednn: _Calls) -> None:
+    leaves = _leaves((9, 50), (20, 50), (20,), dtype=torch.float32)
+    for leaf, needs in zip(leaves, wanted, strict=True):
+        leaf.requires_grad_(needs)
+    output = products.linear(*leaves)
+    node: Any = output.grad_fn
+    kept = sum(tensor is not None for tensor in node.next_functions[0][0].saved_tensors)
+    assert kept == (0 if wanted[2] else 1)
+    output.sum().backward()  # type: ignore[no-untyped-call]
+    assert [leaf.grad is not None for leaf in leaves] == list(wanted)
+    assert onednn.count == (1 if wanted[2] else 2)
+
+
+# --------------------------------------------------------------------------------------------------------- torch's own
+class _Marked(Tensor):
+    """A tensor of another kind."""
+
+
+def _jvp(x: Tensor, weight: Tensor) -> Tensor:
+    with forward_ad.dual_level():
+        return forward_ad.unpack_dual(products.linear(forward_ad.make_dual(x, x), weight)).tangent
+
+
+@needs_onednn
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch's own, of forward mode
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda x, w: products.linear(x.double(), w.double()).float(),
+        lambda x, w: products.linear(x.as_subclass(_Marked), w).as_subclass(Tensor),
+        lambda x, w: vmap(lambda row: products.linear(row, w))(x),
+        _jvp,
+    ],
+    ids=["float64", "another kind of tensor", "vmap", "forward mode"],
+)
+def test_torchs_own_where_onednn_cannot(run: Callable[[Tensor, Tensor], Tensor], onednn: _Calls) -> None:
+    x, weight = (part.detach() for part in _leaves((9, 50), (20, 50), dtype=torch.float32))
+    _near(run(x, weight), F.linear(x.double(), weight.double()))
+    assert onednn.count == 0
+
+
+@needs_onednn
+def test_torchs_own_where_it_is_asked_for(onednn: _Calls) -> None:
+    x, weight = (part.detach() for part in _leaves((9, 50), (20, 50), dtype=torch.float32))
+    with products.by_torch():
+        assert torch.equal(products.linear(x, weight), F.linear(x, weight))
+        assert torch.equal(products.times(x, weight.t()), torch.mm(x, weight.t()))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert products.linear(x, weight).dtype == torch.bfloat16
+    assert onednn.count == 0
+    products.linear(x, weight)
+    assert onednn.count == 1
+
+
+@needs_onednn
+def test_small_products_are_torchs(onednn: _Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_LEAST", 9 * 50 * 20)
+    x, weight = torch.ones(9, 50), torch.ones(20, 50)
+    products.linear(x[:8], weight)
+    assert onednn.count == 0
+    products.linear(x, weight)
+    assert onednn.count == 1
+
+
+@pytest.mark.parametrize(
+    ("capability", "maker", "taken"),
+    [
+        ("AVX512", "AuthenticAMD", True),
+        ("AVX512", "GenuineIntel", False),
+        ("AVX512", "", False),
+        ("AVX2", "AuthenticAMD", False),
+        ("DEFAULT", "AuthenticAMD", False),
+    ],
+)
+@needs_onednn
+def test_the_processor_decides(capability: str, maker: str, taken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    monkeypatch.setattr(products, "_maker", lambda: maker)
+    assert (products.missing.__wrapped__() is None) == taken
+
+
+def test_who_made_the_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    told = tmp_path / "cpuinfo"
+    told.write_text("processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 26\n")
+    monkeypatch.setattr(products, "Path", lambda _path: told)
+    assert products._maker() == "AuthenticAMD"
+    told.unlink()  # Windows
+    monkeypatch.setattr(products.platform, "processor", lambda: "AMD64 Family 25 Model 97 Stepping 2, AuthenticAMD")
+    assert products._maker() == "AuthenticAMD"
+
+
+def _wrong(x: Tensor, weight: Tensor, _bias: Tensor | None) -> Tensor:
+    return x @ weight.t()
+
+
+def _fails(*_: object) -> Tensor:
+    raise RuntimeError("could not create a primitive")
+
+
+@pytest.mark.parametrize(("function", "said"), [(_wrong, "wrong numbers"), (_fails, "primitive")])
+def test_what_does_not_serve_is_told_and_left_alone(
+    function: Any, said: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    monkeypatch.setattr(products, "_maker", lambda: "AuthenticAMD")
+    monkeypatch.setattr(products, "_onednn", function)
+    with caplog.at_level(logging.WARNING, "hilat"):
+        reason = products.missing.__wrapped__()
+    assert said in reason
+    assert [said in record.getMessage() for record in caplog.records] == [True]
+
+
+# --------------------------------------------------------------------------------------------------------------- models
+ENCODERS: dict[str, PreTrainedConfig] = {
+    "xlnet": XLNetConfig(vocab_size=40, d_model=24, n_layer=2, n_head=3, d_inner=50, dropout=0.0),
+    "bert": BertConfig(
+        vocab_size=40, hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=50,
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    ),
+}  # fmt: skip
+
+
+@needs_onednn
+@pytest.mark.parametrize("block", [None, 3])
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_a_whole_model(kind: str, block: int | None, onednn: _Calls) -> None:
+    """Loss, logits without and with gradients, and all gradients, against torch's products."""
+    model = build_model(ENCODERS[kind], 7, seed=0, chunks=3, tokens=16, dropout=0.0, code_block=block).train()
+    torch.manual_seed(0)
+    given = {"input_ids": torch.randint(6, 40, (2, 3, 16)), "attention_mask": torch.ones(2, 3, 16, dtype=torch.long)}
+    labels = (torch.rand(2, 7) < 0.5).float()
+
+    def run() -> list[Tensor]:
+        model.zero_grad()
+        output = model(**given, labels=labels)
+        output.loss.backward()
+        with torch.no_grad():
+            again = model(**given).logits
+        return [output.loss.detach(), output.logits.detach(), again, *(p.grad for p in model.parameters() if p.grad is not None)]  # fmt: skip
+
+    got = run()
+    assert onednn.count > 20
+    with products.by_torch():
+        for one, other in zip(got, run(), strict=True):
+            assert float((one - other).abs().max()) <= 2e-5 * max(1.0, float(other.abs().max()))
+
+
+@needs_onednn
+@pytest.mark.parametrize("noise", [None, Dropout(0.3, (1, 2))])
+def test_the_second_half_of_a_feed_forward_layer(noise: Dropout | None, onednn: _Calls) -> None:
+    leaves = _leaves((30, 80), (20, 80), (20,), dtype=torch.float32)
+    taken = torch.autograd.grad(ActiveProduct.apply(*leaves, F.gelu, noise).sin().sum(), leaves)  # type: ignore[no-untyped-call]
+    assert onednn.count == 3
+    with products.by_torch():
+        own = torch.autograd.grad(ActiveProduct.apply(*leaves, F.gelu, noise).sin().sum(), leaves)  # type: ignore[no-untyped-call]
+    for one, other in zip(taken, own, strict=True):
+        _near(one, other)
+
+
+@needs_onednn
+def test_linear_layers_of_an_encoder(onednn: _Calls) -> None:
+    model = nn.Sequential(nn.Linear(50, 20), nn.ReLU(), nn.Linear(20, 4, bias=False), nn.Bilinear(4, 4, 2))
+    weights, x = model.state_dict(), torch.randn(9, 50)
+    expected = model[:3](x)
+    assert onednn.count == 0
+    products.set_linear(model, fast=True)
+    assert [type(part) for part in model] == [products.Linear, nn.ReLU, products.Linear, nn.Bilinear]
+    assert model.state_dict().keys() == weights.keys()
+    for same in (model, copy.deepcopy(model)):
+        _near(same[:3](x).detach(), expected.detach())
+    assert onednn.count == 4
+    products.set_linear(model, fast=False)
+    assert torch.equal(model[:3](x), expected)
+    assert onednn.count == 4
+
+
+@needs_onednn
+def test_it_is_told(onednn: _Calls) -> None:
+    del onednn
+    for kind, config in ENCODERS.items():
+        fast = build_model(config, 7, seed=0, chunks=3, tokens=16)
+        assert encoder_path(fast.encoder).endswith(", products by oneDNN")
+        assert not encoder_path(fast.double().encoder).endswith(", products by oneDNN")
+        slow = build_model(config, 7, seed=0, chunks=3, tokens=16, fast_encoder=False)
+        assert encoder_path(slow.encoder).startswith(f"transformers' {kind}")
+        assert not encoder_path(slow.encoder).endswith(", products by oneDNN")
+
+
+def test_where_it_is_missing_linear_layers_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "missing", lambda: "another processor")
+    model = nn.Sequential(nn.Linear(50, 20))
+    products.set_linear(model, fast=True)
+    assert type(model[0]) is nn.Linear
+    assert not products.takes(torch.ones(2048, 1024), torch.ones(1024, 1024))
