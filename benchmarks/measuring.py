@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from hilat.encoders import products
+
 Measured = TypeVar("Measured")
 _CLEAR = Path("/proc/self/clear_refs")
 
@@ -40,9 +42,12 @@ def cpu_medians(steps: Mapping[str, Callable[[], Any]], runs: int, threads: int 
 def product_gflop(step: Callable[[], Any]) -> float:
     """10^9 operations (a multiplication and an addition are two) of the step's matrix products."""
     aten = torch.ops.aten
-    with FlopCounterMode(
-        display=False, custom_mapping={aten.addmm_: _added_product, aten.baddbmm_: _added_product}
-    ) as seen:
+    more = {
+        aten.addmm_: _added_product,
+        aten.baddbmm_: _added_product,
+        torch.ops.mkldnn._linear_pointwise: _onednn_product,
+    }
+    with FlopCounterMode(display=False, custom_mapping=more) as seen:
         step()
     return seen.get_total_flops() / 1e9
 
@@ -52,10 +57,15 @@ def _added_product(_: object, left: Sequence[int], right: Sequence[int], *__: ob
     return 2 * math.prod(left) * right[-1]
 
 
+def _onednn_product(x: Sequence[int], weight: Sequence[int], *_: object, **__: object) -> int:
+    """From shapes (a, b) and (c, b)."""
+    return 2 * math.prod(x) * weight[0]
+
+
 def large_product() -> Callable[[int], Tensor]:
-    """A step of `LARGE_PRODUCT_GFLOP`: what this machine's products reach at best."""
-    left, right, out = torch.rand(2048, 2048), torch.rand(2048, 2048), torch.empty(2048, 2048)
-    return lambda _: torch.mm(left, right, out=out)
+    """A step of `LARGE_PRODUCT_GFLOP`: what this machine's products reach at best, by the library that ours take."""
+    left, right = torch.rand(2048, 2048), torch.rand(2048, 2048)
+    return lambda _: products.times(left, right, place="a large product")
 
 
 LARGE_PRODUCT_GFLOP = 2 * 2048**3 / 1e9

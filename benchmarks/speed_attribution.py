@@ -48,6 +48,7 @@ from hilat.admissions import CodeBook
 from hilat.cleaning import CleaningRules
 from hilat.cli.console import say, table
 from hilat.coder import Coder
+from hilat.encoders import products
 from hilat.encoding import SPECIAL_TOKENS, ChunkLayout, EncodedDocument, fill_chunks, special_frame
 from hilat.model import build_model
 from hilat.vocabulary import train_sentencepiece
@@ -131,11 +132,12 @@ def plain(target: HilatTarget, document: EncodedDocument, at_once: int) -> Calla
         return found  # (n, K, D)
 
     def run(embeds: Tensor) -> Tensor:
-        stacked = torch.cat([vectors(embeds, first) for first in range(0, CHUNKS, at_once)])  # (C, K, D)
-        assert model.chunk_attention is not None
-        documents = model.chunk_attention(stacked.transpose(0, 1)[None], keep)[0]  # (1, K, D)
-        logits: Tensor = model.classifier(documents)
-        return logits
+        with products.by_torch():
+            stacked = torch.cat([vectors(embeds, first) for first in range(0, CHUNKS, at_once)])  # (C, K, D)
+            assert model.chunk_attention is not None
+            documents = model.chunk_attention(stacked.transpose(0, 1)[None], keep)[0]  # (1, K, D)
+            logits: Tensor = model.classifier(documents)
+            return logits
 
     return run
 

@@ -5,6 +5,9 @@ token types of HiLAT's chunks (0, and 2 for <cls>). A training step is forward, 
 autograd holds for the backward pass beside parameters, per layer and chunk; "peak" is the highest resident memory of a
 process of its own (Linux), less that before the step, after a first step on short chunks. Weights are random: time does
 not depend on them.
+
+bert: as transformers runs it. bert, our products: with its linear layers by the library that ours take
+(`hilat.encoders.products`), on processors where that is another than torch's.
 """
 
 from __future__ import annotations
@@ -21,10 +24,11 @@ from transformers import BertConfig, BertModel, XLNetConfig, XLNetModel
 
 from benchmarks.measuring import cpu_medians, in_new_process, peak_megabytes
 from hilat.cli.console import quiet_libraries, say, table
+from hilat.encoders import products
 from hilat.encoders.xlnet import FastXLNetModel
 
 TOKENS, VOCABULARY = 512, 1000
-WAYS = ("bert", "xlnet fast", "xlnet transformers")
+WAYS = ("bert", "bert, our products", "xlnet fast", "xlnet transformers")
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ CASES = (
 
 def make(way: str, case: Case) -> nn.Module:
     """A model of that kind with random weights, in the mode that the case asks for."""
-    if way == "bert":
+    if way.startswith("bert"):
         config = BertConfig(
             vocab_size=VOCABULARY,
             hidden_size=case.width,
@@ -69,6 +73,7 @@ def make(way: str, case: Case) -> nn.Module:
             attention_probs_dropout_prob=case.dropout,
         )
         model: nn.Module = BertModel(config, add_pooling_layer=False)
+        products.set_linear(model, fast=way != "bert")
     else:
         kind = FastXLNetModel if way == "xlnet fast" else XLNetModel
         model = kind(
@@ -106,7 +111,7 @@ def run(way: str, model: nn.Module, case: Case, tokens: int) -> Tensor:
     """The model's output (B, T, D)."""
     ids = torch.randint(0, VOCABULARY, (case.chunks, tokens), generator=torch.Generator().manual_seed(0))
     given: dict[str, Any] = {"attention_mask": torch.ones_like(ids)}
-    if way != "bert":
+    if not way.startswith("bert"):
         types = torch.zeros_like(ids)
         types[:, -1] = 2
         given |= {"token_type_ids": types, "use_mems": False}
@@ -116,7 +121,12 @@ def run(way: str, model: nn.Module, case: Case, tokens: int) -> Tensor:
 
 def times(case: Case) -> dict[str, float]:
     """Median CPU seconds of a step, by way; the ways take turns."""
-    return cpu_medians({way: partial(step_of(way, case), TOKENS) for way in WAYS}, case.runs)
+    return cpu_medians({way: partial(step_of(way, case), TOKENS) for way in ways()}, case.runs)
+
+
+def ways() -> list[str]:
+    """What is measured: BERT by our products where these are others than torch's."""
+    return [way for way in WAYS if way != "bert, our products" or products.missing() is None]
 
 
 def kept_megabytes(way: str, case: Case) -> float:
@@ -153,7 +163,7 @@ def measure(quick: bool) -> list[dict[str, Any]]:
     for case in quickly if quick else CASES:
         say(case.name)
         taken = times(case)
-        for way in WAYS:
+        for way in ways():
             kept = None if case.kind == "forward" else kept_megabytes(way, case)
             row = {"case": case.name, "way": way, "seconds": taken[way], "ratio": taken[way] / taken["bert"]}
             rows.append({**row, "kept_mb": kept, "peak_mb": in_new_process(_peak, way, case)})

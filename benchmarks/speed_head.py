@@ -16,18 +16,16 @@ with the gradients that the step returns. A step at 8 codes goes before, so that
 from __future__ import annotations
 
 import platform
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.measuring import cpu_medians, in_new_process, peak_megabytes
+from benchmarks.measuring import LARGE_PRODUCT_GFLOP, cpu_medians, in_new_process, large_product, peak_megabytes
 from hilat.attention import ChunkAttention, CodeClassifier, TokenAttention
 from hilat.cli.console import quiet_libraries, say, table
 from hilat.head import Asked, Head, block_size, blocked, plain
@@ -157,12 +155,8 @@ def _peak(way: str, case: Case) -> float:
 
 def operations_per_second() -> float:
     """What one thread reaches in a product of two (2048, 2048) matrices, in 10^9 operations per CPU second; a median."""
-    matrix, found = torch.randn(2048, 2048), []
-    for _ in range(7):
-        start = time.process_time()
-        torch.mm(matrix, matrix)
-        found.append(2 * 2048**3 / (time.process_time() - start) / 1e9)
-    return median(found)
+    product = large_product()
+    return LARGE_PRODUCT_GFLOP / cpu_medians({"product": lambda: product(0)}, 7)["product"]
 
 
 def measure(quick: bool) -> list[dict[str, Any]]:

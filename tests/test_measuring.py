@@ -47,5 +47,7 @@ def test_operations_of_products() -> None:
         lambda: torch.ones(2, 3, 5).baddbmm_(a.expand(2, -1, -1), b.expand(2, -1, -1))
     ) == pytest.approx(240e-9)
     assert product_gflop(lambda: torch.mm(a, b, out=c)) == pytest.approx(120e-9)
+    oned = torch.ops.mkldnn._linear_pointwise
+    assert product_gflop(lambda: oned(a, b.t(), None, "none", [], "")) == pytest.approx(120e-9)
     step = large_product()
     assert product_gflop(lambda: step(0)) == pytest.approx(LARGE_PRODUCT_GFLOP)
