@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.models.xlnet.modeling_xlnet import XLNetRelativeAttention
 
+from hilat.encoders import products
+
 KEPT_WEIGHTS = 2**28  # bytes that weights of attention may take in one pass; the others are computed again
 
 
@@ -42,7 +44,7 @@ class Fixed:
         return cls(
             weights=projection(own) if torch.is_grad_enabled() else None,
             biases=F.pad(content.flatten(), (0, 2 * heads * size)),
-            r=torch.mm(positions.to(own.r.dtype), own.r.flatten(1)).view(-1, heads, size),
+            r=products.linear(positions.to(own.r.dtype), own.r.flatten(1).t()).view(-1, heads, size),
             shift=own.r_r_bias * own.scale - content,
             segments=torch.stack(segments),
         )
