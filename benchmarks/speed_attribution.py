@@ -132,7 +132,7 @@ def plain(target: HilatTarget, document: EncodedDocument, at_once: int) -> Calla
         return found  # (n, K, D)
 
     def run(embeds: Tensor) -> Tensor:
-        with products.by_torch():
+        with products.by("torch"):
             stacked = torch.cat([vectors(embeds, first) for first in range(0, CHUNKS, at_once)])  # (C, K, D)
             assert model.chunk_attention is not None
             documents = model.chunk_attention(stacked.transpose(0, 1)[None], keep)[0]  # (1, K, D)

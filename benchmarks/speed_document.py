@@ -133,7 +133,7 @@ def step_of(way: str, case: Case) -> Callable[[int], Any]:
     labels = (torch.rand(len(LENGTHS), CODES, generator=torch.Generator().manual_seed(1)) < 0.1).float()
 
     def step(tokens: int) -> Tensor:
-        with products.by_torch() if way == "torch's products" else nullcontext():
+        with products.by("torch") if way == "torch's products" else nullcontext():
             return taken(documents(tokens))
 
     def taken(inputs: dict[str, Tensor]) -> Tensor:

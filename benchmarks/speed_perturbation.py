@@ -125,7 +125,7 @@ def measure(quick: bool) -> Rows:
             HilatTarget(ours).chunk_vectors(batch, np.arange(8))
 
     def slowly() -> None:
-        with products.by_torch():
+        with products.by("torch"):
             forward(plain.model, [document])
 
     taken = cpu_medians({"plain": slowly, "ours": encode}, 2 if quick else 5)

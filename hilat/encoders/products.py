@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,20 +26,22 @@ from hilat.encoders import kernels
 from hilat.encoders.scratch import scratch
 from hilat.watched import calls_are_watched
 
+Library = Literal["torch", "onednn"]
+
 _LEAST = 2**20  # multiplications, below which calling oneDNN costs more than it saves
 _BOUND = 1e-5  # of a trial's largest number
 _LOG = logging.getLogger(__name__)
-_BY_TORCH: ContextVar[bool] = ContextVar("by_torch", default=False)
+_ASKED: ContextVar[Library | None] = ContextVar("asked", default=None)
 
 
 @contextmanager
-def by_torch() -> Iterator[None]:
-    """Inside, products are torch's own, for comparisons."""
-    token = _BY_TORCH.set(True)
+def by(library: Library) -> Iterator[None]:
+    """Inside, products are torch's own, or oneDNN's wherever it can compute them, for comparisons."""
+    token = _ASKED.set(library)
     try:
         yield
     finally:
-        _BY_TORCH.reset(token)
+        _ASKED.reset(token)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -114,7 +116,8 @@ def set_linear(model: nn.Module, fast: bool) -> None:
 
 def takes(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN computes x W^T, from x (..., k) and weight (n, k)."""
-    if _BY_TORCH.get() or x.numel() * len(weight) < _LEAST or missing() is not None:
+    asked = _ASKED.get()
+    if asked == "torch" or (asked is None and (x.numel() * len(weight) < _LEAST or missing() is not None)):
         return False
     if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or forward_ad._current_level >= 0:
         return False

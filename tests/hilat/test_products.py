@@ -167,7 +167,7 @@ def test_torchs_own_where_onednn_cannot(run: Callable[[Tensor, Tensor], Tensor],
 @needs_onednn
 def test_torchs_own_where_it_is_asked_for(onednn: _Calls) -> None:
     x, weight = (part.detach() for part in _leaves((9, 50), (20, 50), dtype=torch.float32))
-    with products.by_torch():
+    with products.by("torch"):
         assert torch.equal(products.linear(x, weight), F.linear(x, weight))
         assert torch.equal(products.times(x, weight.t()), torch.mm(x, weight.t()))
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -267,7 +267,7 @@ def test_a_whole_model(kind: str, block: int | None, onednn: _Calls) -> None:
 
     got = run()
     assert onednn.count > 20
-    with products.by_torch():
+    with products.by("torch"):
         for one, other in zip(got, run(), strict=True):
             assert float((one - other).abs().max()) <= 2e-5 * max(1.0, float(other.abs().max()))
 
@@ -278,7 +278,7 @@ def test_the_second_half_of_a_feed_forward_layer(noise: Dropout | None, onednn: 
     leaves = _leaves((30, 80), (20, 80), (20,), dtype=torch.float32)
     taken = torch.autograd.grad(ActiveProduct.apply(*leaves, F.gelu, noise).sin().sum(), leaves)  # type: ignore[no-untyped-call]
     assert onednn.count == 3
-    with products.by_torch():
+    with products.by("torch"):
         own = torch.autograd.grad(ActiveProduct.apply(*leaves, F.gelu, noise).sin().sum(), leaves)  # type: ignore[no-untyped-call]
     for one, other in zip(taken, own, strict=True):
         _near(one, other)
