@@ -40,12 +40,7 @@ def drop(stream: np.random.SFC64, threshold: int, scale: float, x: Tensor | None
 @cache
 def missing() -> str | None:
     """Why the C function cannot be used here, or None; tried once, on a few numbers, and logged once where it cannot."""
-    try:
-        kernels.apart(_try_out)
-    except (HilatError, OSError) as error:
-        _LOG.info("dropout is not compiled, which takes longer: %s", error)
-        return str(error)
-    return None
+    return kernels.why_not(_try_out, _LOG, "dropout is not compiled, which takes longer")
 
 
 @cache

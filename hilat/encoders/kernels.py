@@ -31,6 +31,16 @@ def missing(size: int, dtype: torch.dtype, device: torch.device) -> str | None:
     return None
 
 
+def why_not(try_out: Callable[[], None], log: logging.Logger, lost: str) -> str | None:
+    """Why what `try_out` tries cannot be used here, which is logged after what is lost by it; None where it can."""
+    try:
+        apart(try_out)
+    except (HilatError, OSError, AttributeError, RuntimeError) as error:
+        log.info("%s: %s", lost, error)
+        return str(error)
+    return None
+
+
 def apart(run: Callable[[], None]) -> None:
     """Run it in a thread of its own, where nothing watches that watches the caller: modes, and those who count what is kept
     for the backward pass, as where chunks are encoded again."""

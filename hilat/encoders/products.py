@@ -172,12 +172,7 @@ def missing() -> str | None:
         return "no AVX-512, or no MKL"
     if _maker() != "AuthenticAMD":
         return "MKL uses AVX-512 on this processor"
-    try:
-        kernels.apart(_try_out)
-    except (AttributeError, RuntimeError, HilatError) as error:
-        _LOG.warning("products of matrices take longer, as oneDNN does not serve here: %s", error)
-        return str(error)
-    return None
+    return kernels.why_not(_try_out, _LOG, "products of matrices are torch's own, which take longer")
 
 
 def _maker() -> str:

@@ -135,12 +135,7 @@ class CompiledAttention(torch.autograd.Function):
 @cache
 def missing() -> str | None:
     """Why the C functions cannot be used here, or None; tried once, on a few numbers, and logged once where they cannot."""
-    try:
-        kernels.apart(_try_out)
-    except (HilatError, OSError) as error:
-        _LOG.info("XLNet's attention is not compiled, which takes longer: %s", error)
-        return str(error)
-    return None
+    return kernels.why_not(_try_out, _LOG, "XLNet's attention is not compiled, which takes longer")
 
 
 @cache
