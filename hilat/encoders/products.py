@@ -29,6 +29,7 @@ from hilat.watched import calls_are_watched
 Library = Literal["torch", "onednn"]
 
 _LEAST = 2**20  # multiplications, below which calling oneDNN costs more than it saves
+_ROWS_AT_ONCE = 1024  # where a product is added to something: oneDNN gives it in memory of its own first
 _BOUND = 1e-5  # of a trial's largest number
 _LOG = logging.getLogger(__name__)
 _ASKED: ContextVar[Library | None] = ContextVar("asked", default=None)
@@ -65,9 +66,11 @@ def times(left: Tensor, right: Tensor, bias: Tensor | None = None, *, place: str
 
 def add_times(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """total (m, n), with left (m, k) times right (k, n) added in its place; without gradients."""
-    if takes(left, right.t()):
-        return total.add_(_onednn(left, right.t(), None))
-    return total.addmm_(left, right)
+    if not takes(left, right.t()):
+        return total.addmm_(left, right)
+    for own, part in zip(torch.split(total, _ROWS_AT_ONCE), torch.split(left, _ROWS_AT_ONCE), strict=True):
+        own.add_(_onednn(part, right.t(), None))
+    return total
 
 
 def turned_times(left: Tensor, right: Tensor) -> Tensor:
@@ -79,9 +82,12 @@ def turned_times(left: Tensor, right: Tensor) -> Tensor:
 
 def batched_times(left: Tensor, right: Tensor) -> Tensor:
     """Of each n, left (n, m, k) times right (n, k, l); without gradients."""
-    if _takes_each(left, right):
-        return torch.stack([times(a, b) for a, b in zip(left, right, strict=True)])
-    return torch.bmm(left, right)
+    if not _takes_each(left, right):
+        return torch.bmm(left, right)
+    product = left.new_empty(*left.shape[:2], right.shape[2])
+    for own, a, b in zip(product, left, right, strict=True):
+        own.copy_(_onednn(a, b.t(), None))
+    return product
 
 
 def add_batched_times(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
