@@ -73,6 +73,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=15, help="products of each kind that count")
     parser.add_argument("--out", type=Path, help="write the rows there as JSON")
     asked = parser.parse_args()
+    if not torch.backends.mkldnn.is_available():
+        raise SystemExit("this torch was built without oneDNN: there is nothing to compare")
     quiet_libraries()
     rows = measure(asked.runs)
     if asked.out is not None:

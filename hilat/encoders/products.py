@@ -121,9 +121,13 @@ def set_linear(model: nn.Module, fast: bool) -> None:
 
 
 def takes(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN computes x W^T, from x (..., k) and weight (n, k)."""
+    """Whether oneDNN computes x W^T, from x (..., k) and weight (n, k): not where torch is told to leave it alone."""
     asked = _ASKED.get()
-    if asked == "torch" or (asked is None and (x.numel() * len(weight) < _LEAST or missing() is not None)):
+    if (
+        asked == "torch"
+        or not torch.backends.mkldnn.enabled
+        or (asked is None and (x.numel() * len(weight) < _LEAST or missing() is not None))
+    ):
         return False
     if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or forward_ad._current_level >= 0:
         return False

@@ -165,11 +165,14 @@ def test_torchs_own_where_onednn_cannot(run: Callable[[Tensor, Tensor], Tensor],
 
 
 @needs_onednn
-def test_torchs_own_where_it_is_asked_for(onednn: _Calls) -> None:
+def test_torchs_own_where_it_is_asked_for(onednn: _Calls, monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight = (part.detach() for part in _leaves((9, 50), (20, 50), dtype=torch.float32))
     with products.by("torch"):
         assert torch.equal(products.linear(x, weight), F.linear(x, weight))
         assert torch.equal(products.times(x, weight.t()), torch.mm(x, weight.t()))
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.backends.mkldnn, "enabled", False)
+        assert torch.equal(products.linear(x, weight), F.linear(x, weight))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert products.linear(x, weight).dtype == torch.bfloat16
     assert onednn.count == 0
