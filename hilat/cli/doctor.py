@@ -33,8 +33,10 @@ def examine() -> dict[str, Any]:
     """Versions, machine and problems as plain values."""
     import torch
 
+    from hilat.encoders import products, relative_attention_compiled
     from hilat.provenance import git_revision, package_versions
 
+    not_onednn, not_compiled = products.missing(), relative_attention_compiled.missing()
     packages = package_versions()
     memory = _memory_gib()
     free = shutil.disk_usage(Path.cwd()).free / 2**30
@@ -43,6 +45,9 @@ def examine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
         "torch threads": torch.get_num_threads(),
+        "CPU instructions (torch)": torch.backends.cpu.get_cpu_capability(),
+        "matrix products on the CPU": "oneDNN" if not_onednn is None else f"torch's own ({not_onednn})",
+        "XLNet's attention on the CPU": "compiled" if not_compiled is None else f"in blocks ({not_compiled})",
         "memory (GiB)": None if memory is None else round(memory, 1),
         "free disk here (GiB)": round(free, 1),
         "CUDA devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or "none",

@@ -60,6 +60,9 @@ def test_help_has_an_example(run: Run, command: tuple[str, ...]) -> None:
 def test_evaluate_predict_doctor_and_describe_answer_in_json_and_in_tables(run: Run, place: Path) -> None:
     model, corpus = place / "run/model", place / "corpus"
     assert "torch" in json.dumps(run("doctor", "--json").json)
+    told = run("doctor", "--json").json["machine"]
+    assert told["matrix products on the CPU"].startswith(("oneDNN", "torch's own ("))
+    assert told["XLNet's attention on the CPU"].startswith(("compiled", "in blocks ("))
     assert run("corpus", "describe", corpus, "--json").code == 0
     scored = run("evaluate", "--model", model, "--corpus", corpus, "--per-code", "--json").json
     assert isinstance(scored, dict)
