@@ -42,11 +42,9 @@ def cpu_medians(steps: Mapping[str, Callable[[], Any]], runs: int, threads: int 
 def product_gflop(step: Callable[[], Any]) -> float:
     """10^9 operations (a multiplication and an addition are two) of the step's matrix products."""
     aten = torch.ops.aten
-    more = {
-        aten.addmm_: _added_product,
-        aten.baddbmm_: _added_product,
-        torch.ops.mkldnn._linear_pointwise: _onednn_product,
-    }
+    more: dict[Any, Callable[..., int]] = {aten.addmm_: _added_product, aten.baddbmm_: _added_product}
+    if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        more[torch.ops.mkldnn._linear_pointwise] = _onednn_product
     with FlopCounterMode(display=False, custom_mapping=more) as seen:
         step()
     return seen.get_total_flops() / 1e9

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hilat.admissions import HilatError
+from hilat.encoders import products
 from hilat.model_config import SPECIAL_TOKENS
 from hilat.watched import nothing_is_kept
 
@@ -101,7 +102,7 @@ def encode_by_length(
     cut: bool = True,
     in_one_call: bool = False,
 ) -> Tensor:
-    """Hidden states (N, T', D) of chunks, T' the longest; zeros at padding that is not encoded.
+    """Hidden states (N, T', D) of chunks, T' the longest, or somewhat more (`products.even`); zeros at padding that is not encoded.
 
     inputs: (N, T, ...) by name, with their attention_mask. encode: hidden states from some rows of them, cut to some length.
     cut: chunks are cut to the longest of their group; else all keep T tokens. in_one_call: one group, and one call.
@@ -115,12 +116,13 @@ def encode_by_length(
         rounded = [-(-length // 8) * 8 for length in lengths]  # few lengths to choose from
         groups = groups_by_length(rounded, _CALL_TOKENS.get(device, _CALL_TOKENS_ELSEWHERE))
         groups = [part for rows in groups for part in _parts(rows, lengths, _MOST_TOKENS.get(device))]
-    longest = max(lengths)
+    most = mask.shape[1]
+    longest = _cut(max(lengths), most, device)
     if len(groups) == 1:
         return encode({name: values[:, :longest] for name, values in inputs.items()})
     states, whole, in_place = [], None, nothing_is_kept()
     for rows in groups:
-        length = max(lengths[n] for n in rows)
+        length = _cut(max(lengths[n] for n in rows), most, device)
         chosen = torch.tensor(rows, device=mask.device)
         hidden = encode({name: values[chosen, :length] for name, values in inputs.items()})  # (n, length, D)
         if not in_place:
@@ -133,6 +135,11 @@ def encode_by_length(
         return whole
     where = torch.tensor([n for rows in groups for n in rows], device=mask.device).argsort()  # (N,)
     return torch.cat(states).index_select(0, where)
+
+
+def _cut(length: int, most: int, device: str) -> int:
+    """How long chunks are cut that need so many tokens."""
+    return products.even(length, most) if device == "cpu" else length
 
 
 def _parts(rows: list[int], lengths: Sequence[int], most_tokens: int | None) -> Iterator[list[int]]:

@@ -165,9 +165,9 @@ class _Mixed(torch.autograd.Function):
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
         """The gradient of weights."""
         (weights,) = ctx.saved_tensors
-        to_weights = torch.zeros_like(weights)
-        for slope, part, total in zip(slopes, ctx.parts, ctx.totals, strict=True):
-            products.add_batched_times(to_weights.transpose(0, 1), slope, part.transpose(1, 2))
+        to_weights = torch.empty_like(weights)
+        for i, (slope, part, total) in enumerate(zip(slopes, ctx.parts, ctx.totals, strict=True)):
+            products.add_batched_times(to_weights.transpose(0, 1), slope, part.transpose(1, 2), keep=i > 0)
             _add_product(total, weights.permute(1, 2, 0), slope)
         return to_weights, None, None
 

@@ -36,7 +36,8 @@ class HilatConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     dropout: on the encoder's output, the chunk vectors and the document vectors.
     fine_tune: which encoder layers are trained: "all", "last" (ablation e; the head always is), "none".
     init_std: attention and classifier weights start as N(0, init_std).
-    fast_encoder: an XLNet's own forward pass in less time and memory (`hilat.encoders.xlnet`); False for transformers'.
+    fast_encoder: an XLNet's own forward pass in less time and memory (`hilat.encoders.xlnet`), and the faster library for linear
+        layers of any encoder (`hilat.encoders.products`); False for transformers' and torch's.
         The function is the same.
     code_block: the head computes so many codes at a time (`hilat.head_blocks`); None chooses by size. Again the same function.
 

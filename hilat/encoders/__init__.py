@@ -69,12 +69,11 @@ def encoder_path(encoder: PreTrainedModel) -> str:
     }
     if isinstance(encoder, FastXLNetModel) and reason is None:
         said = f"fast xlnet, {says[encoder.__dict__.get('_taken') or way_of(encoder, encoder.dtype)]}"
-        used = True
     else:
         said = f"transformers' {encoder.config.model_type}" + (f" ({reason})" if reason else "")
-        used = any(isinstance(module, products.Linear) for module in encoder.modules())
-    serves = encoder.dtype == torch.float32 and encoder.device.type == "cpu" and products.missing() is None
-    return said + (", products by oneDNN" if serves and used else "")
+    faster = any(isinstance(module, products.Linear) for module in encoder.modules()) and products.serves()
+    here = encoder.dtype == torch.float32 and encoder.device.type == "cpu"
+    return said + (", large products by oneDNN" if faster and here else "")
 
 
 def xlnet_token_types(mask: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ def why_not(try_out: Callable[[], None], log: logging.Logger, lost: str) -> str 
     """Why what `try_out` tries cannot be used here, which is logged after what is lost by it; None where it can."""
     try:
         apart(try_out)
-    except (HilatError, OSError, AttributeError, RuntimeError) as error:
+    except (HilatError, OSError) as error:
         log.info("%s: %s", lost, error)
         return str(error)
     return None

@@ -3,6 +3,9 @@
 torch takes MKL, which uses a processor's AVX-512 only where Intel made the processor. oneDNN, which torch has for
 convolutions, uses it on any, and is taken where MKL does not: twice as fast on an AMD EPYC of family 26
 (docs/performance.md). The processor and the sizes decide, never a clock, so that a seed gives the same numbers again.
+
+oneDNN makes code for each shape, and keeps 0.6 MB of it for each of the last thousand and more. So it is given few shapes,
+which come again: sides of multiples of 64, to which chunks are cut (`even`).
 """
 
 from __future__ import annotations
@@ -28,8 +31,11 @@ from hilat.watched import calls_are_watched
 
 Library = Literal["torch", "onednn"]
 
-_LEAST = 2**20  # multiplications, below which calling oneDNN costs more than it saves
+_LEAST = 2**22  # multiplications, below which calling oneDNN costs about what it saves
+_EVEN = 64  # what sides are multiples of
+_MOST_ROWS = 2048  # of a linear layer's product
 _ROWS_AT_ONCE = 1024  # where a product is added to something: oneDNN gives it in memory of its own first
+_NARROW = 512  # up to this width of inputs the gradient of weights is computed faster turned
 _BOUND = 1e-5  # of a trial's largest number
 _LOG = logging.getLogger(__name__)
 _ASKED: ContextVar[Library | None] = ContextVar("asked", default=None)
@@ -47,10 +53,11 @@ def by(library: Library) -> Iterator[None]:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W^T + b, as torch's `linear`, any number of times differentiable: (..., n) from x (..., k), weight (n, k), bias (n,)."""
-    if not takes(x, weight) or calls_are_watched():
+    if not takes(x, weight, bias) or calls_are_watched():
         return F.linear(x, weight, bias)
-    product: Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), weight, bias)  # type: ignore[no-untyped-call]
-    return product.view(*x.shape[:-1], len(weight))
+    rows = torch.split(x.reshape(-1, x.shape[-1]), _MOST_ROWS)
+    parts: list[Tensor] = [_Linear.apply(part, weight, bias) for part in rows]  # type: ignore[no-untyped-call]
+    return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(*x.shape[:-1], len(weight))
 
 
 def times(left: Tensor, right: Tensor, bias: Tensor | None = None, *, place: str | None = None) -> Tensor:
@@ -58,7 +65,7 @@ def times(left: Tensor, right: Tensor, bias: Tensor | None = None, *, place: str
 
     place: of the scratch memory where torch writes it; None for memory of its own, which oneDNN always takes.
     """
-    if takes(left, right.t()):
+    if takes(left, right.t(), bias):
         return _onednn(left, right.t(), bias)
     out = None if place is None else scratch(place, len(left), right.shape[1], like=left)
     return torch.mm(left, right, out=out) if bias is None else torch.addmm(bias, left, right, out=out)
@@ -74,29 +81,34 @@ def add_times(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
 
 
 def turned_times(left: Tensor, right: Tensor) -> Tensor:
-    """left (k, m) turned, times right (k, n); without gradients. oneDNN is faster where the first of its sides is the shorter."""
-    if left.shape[1] > right.shape[1] and takes(right.t(), left.t()):
+    """left (k, m) turned, times right (k, n); without gradients."""
+    if _better_turned(left, right) and takes(right.t(), left.t()):
         return _onednn(right.t(), left.t(), None).t()
     return times(left.t(), right)
 
 
 def batched_times(left: Tensor, right: Tensor) -> Tensor:
     """Of each n, left (n, m, k) times right (n, k, l); without gradients."""
-    if not _takes_each(left, right):
-        return torch.bmm(left, right)
     product = left.new_empty(*left.shape[:2], right.shape[2])
-    for own, a, b in zip(product, left, right, strict=True):
-        own.copy_(_onednn(a, b.t(), None))
-    return product
+    return add_batched_times(product, left, right, keep=False)
 
 
-def add_batched_times(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """total (n, m, l), with left (n, m, k) times right (n, k, l) added in its place; without gradients."""
-    if not _takes_each(left, right):
-        return total.baddbmm_(left, right)
+def add_batched_times(total: Tensor, left: Tensor, right: Tensor, *, keep: bool = True) -> Tensor:
+    """total (n, m, l), with left (n, m, k) times right (n, k, l) added in its place, or in place of it where it is not to
+    be kept; without gradients."""
+    if len(left) == 0 or not takes(left[0], right[0].t()):
+        return total.baddbmm_(left, right, beta=int(keep))
     for own, a, b in zip(total, left, right, strict=True):
-        add_times(own, a, b)
+        if keep:
+            add_times(own, a, b)
+        else:
+            own.copy_(_onednn(a, b.t(), None))
     return total
+
+
+def even(size: int, most: int) -> int:
+    """Where oneDNN is taken, the next multiple of 64, but at most `most`; else the size itself."""
+    return min(-(-size // _EVEN) * _EVEN, most) if serves() else size
 
 
 class Linear(nn.Linear):
@@ -120,28 +132,27 @@ def set_linear(model: nn.Module, fast: bool) -> None:
             module.__class__ = Linear if fast else nn.Linear
 
 
-def takes(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN computes x W^T, from x (..., k) and weight (n, k): not where torch is told to leave it alone."""
+def serves() -> bool:
+    """Whether oneDNN computes products here: not where torch is told to leave it alone (`torch.backends.mkldnn`)."""
     asked = _ASKED.get()
-    if (
-        asked == "torch"
-        or not torch.backends.mkldnn.enabled
-        or (asked is None and (x.numel() * len(weight) < _LEAST or missing() is not None))
-    ):
+    return asked != "torch" and bool(torch.backends.mkldnn.enabled) and (asked == "onednn" or missing() is None)
+
+
+def takes(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
+    """Whether oneDNN computes x W^T + b, from x (..., k), weight (n, k) and bias (n,)."""
+    if torch.compiler.is_compiling() or weight.dim() != 2 or (bias is not None and bias.shape != weight.shape[:1]):
         return False
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or forward_ad._current_level >= 0:
+    width = x.shape[-1]
+    rows = x.numel() // max(width, 1)
+    large = x.numel() * len(weight) >= _LEAST and not (rows % _EVEN or width % _EVEN or len(weight) % _EVEN)
+    if not (large or _ASKED.get() == "onednn") or width != weight.shape[1] or not serves():
         return False
-    return all(
-        type(part) in (Tensor, nn.Parameter)
-        and part.dtype == torch.float32
-        and part.device.type == "cpu"
-        and not torch._C._functorch.is_functorch_wrapped_tensor(part)
-        for part in (x, weight)
+    if torch.is_autocast_enabled("cpu") or forward_ad._current_level >= 0:
+        return False
+    return not torch._C._are_functorch_transforms_active() and all(
+        type(part) in (Tensor, nn.Parameter) and part.dtype == torch.float32 and part.device.type == "cpu"
+        for part in (x, weight, *(() if bias is None else (bias,)))
     )
-
-
-def _takes_each(left: Tensor, right: Tensor) -> bool:
-    return len(left) > 0 and takes(left[0], right[0].t())
 
 
 class _Linear(torch.autograd.Function):
@@ -160,18 +171,23 @@ class _Linear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         to_x = None if weight is None else linear(down, weight.t())  # (m, k)
         to_weight = None
-        if x is not None and down.shape[1] > x.shape[1]:  # as in `turned_times`
-            to_weight = linear(x.t(), down.t()).t()  # (n, k)
-        elif x is not None:
-            to_weight = linear(down.t(), x.t())
+        if x is not None:  # (n, k)
+            to_weight = linear(x.t(), down.t()).t() if _better_turned(down, x) else linear(down.t(), x.t())
         return to_x, to_weight, down.sum(0) if ctx.needs_input_grad[2] else None
 
 
+def _better_turned(left: Tensor, right: Tensor) -> bool:
+    """Whether left (k, m) turned, times right (k, n) is computed faster as its transpose."""
+    return right.shape[1] < left.shape[1] and right.shape[1] <= _NARROW
+
+
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x (m, k) times weight (n, k) turned, and bias. Weights with gaps between their rows would take its slow way."""
+    """x (m, k) times weight (n, k) turned, and bias (n,). It reads a bias as if its numbers followed one another, and takes its
+    slow way for weights with gaps between their rows."""
     if not (weight.is_contiguous() or weight.t().is_contiguous()):
         weight = weight.contiguous()
-    product: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
+    given = None if bias is None else bias.contiguous()
+    product: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, given, "none", [], "")
     return product
 
 
@@ -198,9 +214,7 @@ def _try_out() -> None:
     """Compare with float64, for each order in memory.
 
     Raises:
-        AttributeError: this torch has no such function.
-        RuntimeError: it fails.
-        HilatError: wrong numbers.
+        HilatError: this torch has no such function, or it fails or gives wrong numbers.
     """
     x = torch.linspace(-1, 1, 70 * 50, device="cpu", dtype=torch.float32).sin().view(70, 50)
     weight = torch.linspace(-2, 1, 90 * 50, device="cpu", dtype=torch.float32).cos().view(90, 50)
@@ -208,6 +222,9 @@ def _try_out() -> None:
     exact = torch.addmm(bias.double(), x.double(), weight.double().t())
     for a in (x, x.t().contiguous().t()):
         for b in (weight, weight.t().contiguous().t()):
-            error = (_onednn(a, b, bias) - exact).abs().max() / exact.abs().max()
+            try:
+                error = (_onednn(a, b, bias) - exact).abs().max() / exact.abs().max()
+            except (AttributeError, RuntimeError) as failure:
+                raise HilatError(f"oneDNN fails here ({type(failure).__name__})") from None
             if not bool(error < _BOUND):
                 raise HilatError("oneDNN gives wrong numbers")

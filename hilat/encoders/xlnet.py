@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn import functional as F
-from transformers import XLNetModel
+from transformers import XLNetConfig, XLNetModel
 from transformers.models.xlnet.modeling_xlnet import (
     XLNetFeedForward,
     XLNetLayer,
@@ -63,6 +63,10 @@ class FastXLNetModel(XLNetModel):  # type: ignore[no-untyped-call]
     """
 
     path: Way | Literal["auto"] = "auto"
+
+    def __init__(self, config: XLNetConfig) -> None:
+        super().__init__(config)
+        products.set_linear(self, fast=True)
 
     def forward(self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **rest: Any) -> Any:
         """As transformers' XLNetModel.forward, with the same arguments by name."""
@@ -315,8 +319,7 @@ def _attention_by_kernel(own: XLNetRelativeAttention, states: Tensor, positions:
 
 def _fed_forward(feed: XLNetFeedForward, x: Tensor, given: _Chunks) -> Tensor:
     """The feed-forward layer's products with what is between them (B, T, D); as modules where one was put around (LoRA)."""
-    first, last = feed.layer_1, feed.layer_2
-    inner = products.linear(x, first.weight, first.bias) if products.is_linear(first) else first(x)  # (B, T, d_inner)
+    inner, last = feed.layer_1(x), feed.layer_2  # (B, T, d_inner)
     unwrapped = products.is_linear(last) and last.bias is not None and last.weight.dtype == inner.dtype
     if given.way not in _ON_CPU or not unwrapped or torch.is_autocast_enabled("cpu"):
         output: Tensor = last(_drop(feed.activation_function(inner), feed.dropout, given))

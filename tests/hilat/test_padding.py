@@ -15,7 +15,7 @@ from transformers import BertConfig, XLNetConfig
 from hilat import attention, chunk_rows
 from hilat.batches import ByLength
 from hilat.chunk_rows import groups_by_length, one_empty_chunk
-from hilat.encoders import relative_attention, shared_calls, xlnet_token_types
+from hilat.encoders import products, relative_attention, shared_calls, xlnet_token_types
 from hilat.encoders.shared_calls import Fixed
 from hilat.model import HilatModel, build_model
 
@@ -209,9 +209,21 @@ def test_word_embeddings_get_a_gradient_in_every_empty_chunk() -> None:
 
 def test_masked_chunks_are_encoded_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(chunk_rows._CALL_TOKENS, "cpu", 0)
+    monkeypatch.setattr(products, "missing", lambda: "another processor")
     shapes = _encoded(_model(), _inputs(), monkeypatch)
     # 20 (six of them); 13 and 11; 7, 5, 3 and 2, whose lengths count in steps of eight.
     assert shapes == [(6, 20), (2, 13), (4, 7)]
+
+
+def test_where_onednn_is_taken_lengths_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut to multiples, here of 8, and to no more than a chunk has; the numbers are the same."""
+    monkeypatch.setitem(chunk_rows._CALL_TOKENS, "cpu", 0)
+    model, inputs = _model(), _inputs()
+    expected = plain.PlainHilat(model)(**inputs)
+    monkeypatch.setattr(products, "missing", lambda: None)
+    monkeypatch.setattr(products, "_EVEN", 8)
+    torch.testing.assert_close(model(**inputs).logits, expected, rtol=1e-10, atol=1e-10)
+    assert _encoded(model, inputs, monkeypatch) == [(6, 20), (2, 16), (4, 8)]
 
 
 def test_groups_share_relative_keys(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,6 +255,7 @@ def test_groups_share_relative_keys(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_weights_of_attention_are_kept_while_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two layers and groups of 6 x 20, 2 x 13 and 4 x 7 tokens; which ones are kept changes no bit of the gradients."""
     monkeypatch.setitem(chunk_rows._CALL_TOKENS, "cpu", 0)
+    monkeypatch.setattr(products, "missing", lambda: "another processor")
     inputs, labels = _inputs(), _labels()
     heads, apply = 2, relative_attention.RelativeAttention.apply
     sizes = [8 * heads * chunks * tokens**2 for chunks, tokens in ((6, 20), (2, 13), (4, 7))]  # bytes

@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.func import vmap
+from torch.func import jacrev, vmap
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import BertConfig, PreTrainedConfig, XLNetConfig
 
 from hilat.encoders import encoder_path, products
@@ -46,6 +47,7 @@ def onednn(monkeypatch: pytest.MonkeyPatch) -> _Calls:
 
     monkeypatch.setattr(products, "missing", lambda: None)
     monkeypatch.setattr(products, "_LEAST", 1)
+    monkeypatch.setattr(products, "_EVEN", 1)
     monkeypatch.setattr(products, "_onednn", counted)
     return calls
 
@@ -141,6 +143,12 @@ class _Marked(Tensor):
     """A tensor of another kind."""
 
 
+def _by_slope(x: Tensor, weight: Tensor) -> Tensor:
+    """What torch.func's slope by another number tells of it."""
+    slope: Tensor = jacrev(lambda scale: scale * products.linear(x, weight))(torch.tensor(1.0))
+    return slope
+
+
 def _jvp(x: Tensor, weight: Tensor) -> Tensor:
     with forward_ad.dual_level():
         return forward_ad.unpack_dual(products.linear(forward_ad.make_dual(x, x), weight)).tangent
@@ -154,9 +162,11 @@ def _jvp(x: Tensor, weight: Tensor) -> Tensor:
         lambda x, w: products.linear(x.double(), w.double()).float(),
         lambda x, w: products.linear(x.as_subclass(_Marked), w).as_subclass(Tensor),
         lambda x, w: vmap(lambda row: products.linear(row, w))(x),
+        lambda x, w: vmap(lambda _: products.linear(x, w))(torch.ones(2))[0],
+        _by_slope,
         _jvp,
     ],
-    ids=["float64", "another kind of tensor", "vmap", "forward mode"],
+    ids=["float64", "another kind of tensor", "vmap", "vmap over another", "a slope by another", "forward mode"],
 )
 def test_torchs_own_where_onednn_cannot(run: Callable[[Tensor, Tensor], Tensor], onednn: _Calls) -> None:
     x, weight = (part.detach() for part in _leaves((9, 50), (20, 50), dtype=torch.float32))
@@ -181,6 +191,69 @@ def test_torchs_own_where_it_is_asked_for(onednn: _Calls, monkeypatch: pytest.Mo
 
 
 @needs_onednn
+@pytest.mark.parametrize(
+    "bias",
+    [
+        torch.arange(40.0)[::2],
+        torch.ones(1).expand(20),
+        torch.ones(1),
+        torch.tensor(2.0),
+        torch.arange(180.0).view(9, 20),
+    ],
+    ids=["with gaps", "expanded", "one number", "no dimension", "a matrix"],
+)
+def test_any_bias_that_torch_takes(bias: Tensor, onednn: _Calls) -> None:
+    x, weight = (part.detach() for part in _leaves((9, 50), (20, 50), dtype=torch.float32))
+    _near(products.linear(x, weight, bias), F.linear(x.double(), weight.double(), bias.double()))
+    assert onednn.count == (1 if bias.shape == (20,) else 0)
+
+
+@needs_onednn
+def test_wrong_shapes_and_types_are_told_by_torch(onednn: _Calls) -> None:
+    x, weight = torch.ones(9, 50), torch.ones(20, 40)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        products.linear(x, weight)
+    with pytest.raises(RuntimeError, match="dtype"):
+        products.linear(x, torch.ones(20, 50), torch.ones(20).half())
+    assert onednn.count == 0
+
+
+@needs_onednn
+def test_compiled_in_one_graph(onednn: _Calls) -> None:
+    """Nothing here breaks a graph of torch.compile; products are torch's there."""
+    part = nn.Sequential(nn.Linear(50, 20), nn.ReLU(), nn.Linear(20, 4))
+    x = torch.randn(9, 50)
+    expected = part(x)
+    products.set_linear(part, fast=True)
+    assert torch.equal(torch.compile(part, backend="eager", fullgraph=True)(x), expected)
+    assert onednn.count == 0
+
+
+class _Strides(TorchDispatchMode):
+    """Notes whether weights that reach oneDNN follow one another, by rows or by columns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense: list[bool] = []
+
+    def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "_linear_pointwise" in str(func):
+            self.dense.append(args[1].is_contiguous() or args[1].t().is_contiguous())
+        return func(*args, **(kwargs or {}))
+
+
+@needs_onednn
+def test_weights_never_have_gaps(onednn: _Calls) -> None:
+    """oneDNN computes those a thousand times slower."""
+    left, right = torch.ones(9, 50), torch.ones(50, 20)
+    with _Strides() as seen:
+        for b in _orders(right):
+            products.times(left, b)
+    assert seen.dense == [True] * 4
+    del onednn
+
+
+@needs_onednn
 def test_small_products_are_torchs(onednn: _Calls, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "_LEAST", 9 * 50 * 20)
     x, weight = torch.ones(9, 50), torch.ones(20, 50)
@@ -188,6 +261,35 @@ def test_small_products_are_torchs(onednn: _Calls, monkeypatch: pytest.MonkeyPat
     assert onednn.count == 0
     products.linear(x, weight)
     assert onednn.count == 1
+
+
+@needs_onednn
+def test_few_shapes(onednn: _Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+    """oneDNN keeps memory for each: a model that reads chunks of any length asks for few."""
+    monkeypatch.setattr(products, "_EVEN", 8)
+    monkeypatch.setattr(products, "_MOST_ROWS", 24)
+    seen: set[tuple[tuple[int, ...], ...]] = set()
+    own = products._onednn
+
+    def noted(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        seen.add((tuple(x.shape), tuple(weight.shape)))
+        return own(x, weight, bias)
+
+    monkeypatch.setattr(products, "_onednn", noted)
+    model = build_model(ENCODERS["xlnet"], 8, seed=0, chunks=4, tokens=32, dropout=0.0).train()
+    rng = torch.Generator().manual_seed(0)
+    counts = []
+    for _ in range(40):
+        lengths = torch.randint(3, 33, (2, 4), generator=rng)
+        mask = (torch.arange(32) < lengths[..., None]).long()
+        given = {"input_ids": torch.randint(6, 40, mask.shape, generator=rng), "attention_mask": mask}
+        model(**given, labels=torch.ones(2, 8)).loss.backward()
+        with torch.no_grad():
+            model(**given)
+        counts.append(len(seen))
+    assert all(side % 8 == 0 for shapes in seen for shape in shapes for side in shape)
+    assert counts[-1] == counts[20] > 10  # no new ones in the last 20 of 40
+    del onednn
 
 
 @pytest.mark.parametrize(
@@ -226,7 +328,7 @@ def _fails(*_: object) -> Tensor:
     raise RuntimeError("could not create a primitive")
 
 
-@pytest.mark.parametrize(("function", "said"), [(_wrong, "wrong numbers"), (_fails, "primitive")])
+@pytest.mark.parametrize(("function", "said"), [(_wrong, "wrong numbers"), (_fails, "fails here (RuntimeError)")])
 def test_what_does_not_serve_is_told_and_left_alone(
     function: Any, said: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -309,11 +411,13 @@ def test_it_is_told(onednn: _Calls) -> None:
     del onednn
     for kind, config in ENCODERS.items():
         fast = build_model(config, 7, seed=0, chunks=3, tokens=16)
-        assert encoder_path(fast.encoder).endswith(", products by oneDNN")
-        assert not encoder_path(fast.double().encoder).endswith(", products by oneDNN")
+        assert encoder_path(fast.encoder).endswith(", large products by oneDNN")
+        with products.by("torch"):
+            assert not encoder_path(fast.encoder).endswith(", large products by oneDNN")
+        assert not encoder_path(fast.double().encoder).endswith(", large products by oneDNN")
         slow = build_model(config, 7, seed=0, chunks=3, tokens=16, fast_encoder=False)
         assert encoder_path(slow.encoder).startswith(f"transformers' {kind}")
-        assert not encoder_path(slow.encoder).endswith(", products by oneDNN")
+        assert not encoder_path(slow.encoder).endswith(", large products by oneDNN")
 
 
 def test_where_it_is_missing_linear_layers_stay(monkeypatch: pytest.MonkeyPatch) -> None:
