@@ -107,8 +107,8 @@ def add_batched_times(total: Tensor, left: Tensor, right: Tensor, *, keep: bool 
 
 
 def even(size: int, most: int) -> int:
-    """Where oneDNN is taken, the next multiple of 64, but at most `most`; else the size itself."""
-    return min(-(-size // _EVEN) * _EVEN, most) if serves() else size
+    """Where oneDNN is taken, the next multiple of 64, but at most `most`; else, and where `most` is under 128, the size itself."""
+    return min(-(-size // _EVEN) * _EVEN, most) if most >= 2 * _EVEN and serves() else size
 
 
 class Linear(nn.Linear):
