@@ -1,4 +1,4 @@
-"""Commands run as the script would, in this process."""
+"""Commands run as the script would, in this process; and oneDNN, counted."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
+from torch import Tensor
 
 from hilat.cli import main
+from hilat.encoders import products
 
 
 @dataclass(frozen=True)
@@ -57,3 +60,19 @@ def run() -> Callable[..., Answer]:
         return Answer(code, out.getvalue(), err.getvalue() + logged.stream.getvalue())
 
     return go
+
+
+@pytest.fixture
+def onednn(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """oneDNN on any processor and for products of any size; its attribute `count` says how often it was called."""
+    calls, own = SimpleNamespace(count=0), products._onednn
+
+    def counted(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        calls.count += 1
+        return own(x, weight, bias)
+
+    monkeypatch.setattr(products, "missing", lambda: None)
+    monkeypatch.setattr(products, "_LEAST", 1)
+    monkeypatch.setattr(products, "_EVEN", 1)
+    monkeypatch.setattr(products, "_onednn", counted)
+    return calls

@@ -261,6 +261,11 @@ def _anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     ours.missing.cache_clear()
 
 
+def _attention_of(model: Any) -> str:
+    """What the record says of it, without the library of products, which depends on the processor."""
+    return encoder_path(model).removesuffix(", large products by oneDNN")
+
+
 def _xlnet() -> Any:
     torch.manual_seed(0)
     return new_encoder(XLNetConfig(vocab_size=20, d_model=8, n_layer=1, n_head=2, d_inner=8)).eval()
@@ -289,7 +294,7 @@ def test_without_a_compiler(
         for _ in range(2):
             model(torch.zeros(1, 5, dtype=torch.long), use_mems=False)
     assert [said in record.getMessage() for record in caplog.records] == [True]
-    assert encoder_path(model).startswith("fast xlnet, attention in blocks of queries")
+    assert _attention_of(model) == "fast xlnet, attention in blocks of queries"
 
 
 @needs_a_compiler
@@ -297,7 +302,7 @@ def test_without_a_compiler(
 def test_what_the_compiler_made_serves_again(tmp_path: Path) -> None:
     model = _xlnet()
     output = model(torch.zeros(1, 5, dtype=torch.long), use_mems=False).last_hidden_state
-    assert encoder_path(model).startswith("fast xlnet, attention compiled for the processor")
+    assert _attention_of(model) == "fast xlnet, attention compiled for the processor"
     (found,) = (tmp_path / "cache" / "hilat").iterdir()
     written = found.stat().st_mtime_ns
     ours._library.cache_clear()
@@ -321,7 +326,7 @@ def test_the_first_call_may_be_anywhere(mode: Any) -> None:
         output = checkpoint(run, embedded, use_reentrant=False)
         if torch.is_grad_enabled():
             torch.autograd.backward(output.sum())
-    assert encoder_path(model).startswith("fast xlnet, attention compiled for the processor")
+    assert _attention_of(model) == "fast xlnet, attention compiled for the processor"
     assert torch.equal(run(model.word_embedding(ids)), output)
 
 

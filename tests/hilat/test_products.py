@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,41 +15,14 @@ from torch.autograd import forward_ad
 from torch.func import jacrev, vmap
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import BertConfig, PreTrainedConfig, XLNetConfig
 
-from hilat.encoders import encoder_path, products
-from hilat.encoders.active_product import ActiveProduct
-from hilat.encoders.seeded_dropout import Dropout
-from hilat.model import build_model
+from hilat.encoders import products
 
 needs_onednn = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN to compare with"
 )
 BOUND = 1e-5  # of the largest number: float32's rounding in sums of at most 300
 SHAPES = ((70, 50, 90), (90, 50, 70), (1, 300, 64), (33, 64, 1), (17, 1, 40))  # m, k, n
-
-
-class _Calls:
-    """How often oneDNN was called."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-
-@pytest.fixture
-def onednn(monkeypatch: pytest.MonkeyPatch) -> _Calls:
-    """On any processor and for products of any size: oneDNN, which is counted."""
-    calls, own = _Calls(), products._onednn
-
-    def counted(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        calls.count += 1
-        return own(x, weight, bias)
-
-    monkeypatch.setattr(products, "missing", lambda: None)
-    monkeypatch.setattr(products, "_LEAST", 1)
-    monkeypatch.setattr(products, "_EVEN", 1)
-    monkeypatch.setattr(products, "_onednn", counted)
-    return calls
 
 
 def _orders(x: Tensor) -> Iterator[Tensor]:
@@ -75,7 +48,7 @@ def _leaves(*shapes: tuple[int, ...], dtype: torch.dtype) -> list[Tensor]:
 @needs_onednn
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize(("m", "k", "n"), SHAPES)
-def test_products_in_every_order_in_memory(m: int, k: int, n: int, with_bias: bool, onednn: _Calls) -> None:
+def test_products_in_every_order_in_memory(m: int, k: int, n: int, with_bias: bool, onednn: SimpleNamespace) -> None:
     left, right, bias = (part.detach() for part in _leaves((m, k), (k, n), (n,), dtype=torch.float32))
     exact = left.double() @ right.double()
     added = exact + bias.double() if with_bias else exact
@@ -92,7 +65,7 @@ def test_products_in_every_order_in_memory(m: int, k: int, n: int, with_bias: bo
 
 
 @needs_onednn
-def test_of_each(onednn: _Calls) -> None:
+def test_of_each(onednn: SimpleNamespace) -> None:
     left, right = (part.detach() for part in _leaves((3, 20, 30), (3, 30, 40), dtype=torch.float32))
     exact = torch.bmm(left.double(), right.double())
     turned = left.transpose(0, 1).contiguous().transpose(0, 1)  # as weights of codes are: gaps between rows
@@ -108,7 +81,7 @@ def test_of_each(onednn: _Calls) -> None:
 @needs_onednn
 @pytest.mark.parametrize("shape", [(6, 50), (2, 3, 50), (50,)])
 @pytest.mark.parametrize("n", [40, 70])
-def test_gradients_and_theirs(shape: tuple[int, ...], n: int, onednn: _Calls) -> None:
+def test_gradients_and_theirs(shape: tuple[int, ...], n: int, onednn: SimpleNamespace) -> None:
     """Against torch's linear layer in float64: once for each argument, and the gradient of the gradients' squares."""
 
     def run(function: Callable[..., Tensor], dtype: torch.dtype) -> list[Tensor]:
@@ -125,7 +98,7 @@ def test_gradients_and_theirs(shape: tuple[int, ...], n: int, onednn: _Calls) ->
 
 @needs_onednn
 @pytest.mark.parametrize("wanted", [(True, False, False), (False, True, False), (False, False, True)])
-def test_gradients_of_one_argument_only(wanted: tuple[bool, ...], onednn: _Calls) -> None:
+def test_gradients_of_one_argument_only(wanted: tuple[bool, ...], onednn: SimpleNamespace) -> None:
     leaves = _leaves((9, 50), (20, 50), (20,), dtype=torch.float32)
     for leaf, needs in zip(leaves, wanted, strict=True):
         leaf.requires_grad_(needs)
@@ -168,14 +141,14 @@ def _jvp(x: Tensor, weight: Tensor) -> Tensor:
     ],
     ids=["float64", "another kind of tensor", "vmap", "vmap over another", "a slope by another", "forward mode"],
 )
-def test_torchs_own_where_onednn_cannot(run: Callable[[Tensor, Tensor], Tensor], onednn: _Calls) -> None:
+def test_torchs_own_where_onednn_cannot(run: Callable[[Tensor, Tensor], Tensor], onednn: SimpleNamespace) -> None:
     x, weight = (part.detach() for part in _leaves((9, 50), (20, 50), dtype=torch.float32))
     _near(run(x, weight), F.linear(x.double(), weight.double()))
     assert onednn.count == 0
 
 
 @needs_onednn
-def test_torchs_own_where_it_is_asked_for(onednn: _Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchs_own_where_it_is_asked_for(onednn: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight = (part.detach() for part in _leaves((9, 50), (20, 50), dtype=torch.float32))
     with products.by("torch"):
         assert torch.equal(products.linear(x, weight), F.linear(x, weight))
@@ -202,14 +175,14 @@ def test_torchs_own_where_it_is_asked_for(onednn: _Calls, monkeypatch: pytest.Mo
     ],
     ids=["with gaps", "expanded", "one number", "no dimension", "a matrix"],
 )
-def test_any_bias_that_torch_takes(bias: Tensor, onednn: _Calls) -> None:
+def test_any_bias_that_torch_takes(bias: Tensor, onednn: SimpleNamespace) -> None:
     x, weight = (part.detach() for part in _leaves((9, 50), (20, 50), dtype=torch.float32))
     _near(products.linear(x, weight, bias), F.linear(x.double(), weight.double(), bias.double()))
     assert onednn.count == (1 if bias.shape == (20,) else 0)
 
 
 @needs_onednn
-def test_wrong_shapes_and_types_are_told_by_torch(onednn: _Calls) -> None:
+def test_wrong_shapes_and_types_are_told_by_torch(onednn: SimpleNamespace) -> None:
     x, weight = torch.ones(9, 50), torch.ones(20, 40)
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         products.linear(x, weight)
@@ -219,7 +192,7 @@ def test_wrong_shapes_and_types_are_told_by_torch(onednn: _Calls) -> None:
 
 
 @needs_onednn
-def test_compiled_in_one_graph(onednn: _Calls) -> None:
+def test_compiled_in_one_graph(onednn: SimpleNamespace) -> None:
     """Nothing here breaks a graph of torch.compile; products are torch's there."""
     part = nn.Sequential(nn.Linear(50, 20), nn.ReLU(), nn.Linear(20, 4))
     x = torch.randn(9, 50)
@@ -243,7 +216,7 @@ class _Strides(TorchDispatchMode):
 
 
 @needs_onednn
-def test_weights_never_have_gaps(onednn: _Calls) -> None:
+def test_weights_never_have_gaps(onednn: SimpleNamespace) -> None:
     """oneDNN computes those a thousand times slower."""
     left, right = torch.ones(9, 50), torch.ones(50, 20)
     with _Strides() as seen:
@@ -254,42 +227,23 @@ def test_weights_never_have_gaps(onednn: _Calls) -> None:
 
 
 @needs_onednn
-def test_small_products_are_torchs(onednn: _Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("m", "k", "n", "taken"), [(16, 8, 24, 1), (15, 8, 24, 0), (16, 9, 24, 0), (16, 8, 23, 0)])
+def test_odd_sides_are_torchs(
+    m: int, k: int, n: int, taken: int, onednn: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "_EVEN", 8)
+    products.linear(torch.ones(m, k), torch.ones(n, k))
+    assert onednn.count == taken
+
+
+@needs_onednn
+def test_small_products_are_torchs(onednn: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "_LEAST", 9 * 50 * 20)
     x, weight = torch.ones(9, 50), torch.ones(20, 50)
     products.linear(x[:8], weight)
     assert onednn.count == 0
     products.linear(x, weight)
     assert onednn.count == 1
-
-
-@needs_onednn
-def test_few_shapes(onednn: _Calls, monkeypatch: pytest.MonkeyPatch) -> None:
-    """oneDNN keeps memory for each: a model that reads chunks of any length asks for few."""
-    monkeypatch.setattr(products, "_EVEN", 8)
-    monkeypatch.setattr(products, "_MOST_ROWS", 24)
-    seen: set[tuple[tuple[int, ...], ...]] = set()
-    own = products._onednn
-
-    def noted(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        seen.add((tuple(x.shape), tuple(weight.shape)))
-        return own(x, weight, bias)
-
-    monkeypatch.setattr(products, "_onednn", noted)
-    model = build_model(ENCODERS["xlnet"], 8, seed=0, chunks=4, tokens=32, dropout=0.0).train()
-    rng = torch.Generator().manual_seed(0)
-    counts = []
-    for _ in range(40):
-        lengths = torch.randint(3, 33, (2, 4), generator=rng)
-        mask = (torch.arange(32) < lengths[..., None]).long()
-        given = {"input_ids": torch.randint(6, 40, mask.shape, generator=rng), "attention_mask": mask}
-        model(**given, labels=torch.ones(2, 8)).loss.backward()
-        with torch.no_grad():
-            model(**given)
-        counts.append(len(seen))
-    assert all(side % 8 == 0 for shapes in seen for shape in shapes for side in shape)
-    assert counts[-1] == counts[20] > 10  # no new ones in the last 20 of 40
-    del onednn
 
 
 @pytest.mark.parametrize(
@@ -340,89 +294,3 @@ def test_what_does_not_serve_is_told_and_left_alone(
         reason = products.missing.__wrapped__()
     assert said in reason
     assert [said in record.getMessage() for record in caplog.records] == [True]
-
-
-# --------------------------------------------------------------------------------------------------------------- models
-ENCODERS: dict[str, PreTrainedConfig] = {
-    "xlnet": XLNetConfig(vocab_size=40, d_model=24, n_layer=2, n_head=3, d_inner=50, dropout=0.0),
-    "bert": BertConfig(
-        vocab_size=40, hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=50,
-        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-    ),
-}  # fmt: skip
-
-
-@needs_onednn
-@pytest.mark.parametrize("block", [None, 3])
-@pytest.mark.parametrize("kind", ENCODERS)
-def test_a_whole_model(kind: str, block: int | None, onednn: _Calls) -> None:
-    """Loss, logits without and with gradients, and all gradients, against torch's products."""
-    model = build_model(ENCODERS[kind], 7, seed=0, chunks=3, tokens=16, dropout=0.0, code_block=block).train()
-    torch.manual_seed(0)
-    given = {"input_ids": torch.randint(6, 40, (2, 3, 16)), "attention_mask": torch.ones(2, 3, 16, dtype=torch.long)}
-    labels = (torch.rand(2, 7) < 0.5).float()
-
-    def run() -> list[Tensor]:
-        model.zero_grad()
-        output = model(**given, labels=labels)
-        output.loss.backward()
-        with torch.no_grad():
-            again = model(**given).logits
-        return [output.loss.detach(), output.logits.detach(), again, *(p.grad for p in model.parameters() if p.grad is not None)]  # fmt: skip
-
-    got = run()
-    assert onednn.count > 20
-    with products.by("torch"):
-        for one, other in zip(got, run(), strict=True):
-            assert float((one - other).abs().max()) <= 2e-5 * max(1.0, float(other.abs().max()))
-
-
-@needs_onednn
-@pytest.mark.parametrize("noise", [None, Dropout(0.3, (1, 2))])
-def test_the_second_half_of_a_feed_forward_layer(noise: Dropout | None, onednn: _Calls) -> None:
-    leaves = _leaves((30, 80), (20, 80), (20,), dtype=torch.float32)
-    taken = torch.autograd.grad(ActiveProduct.apply(*leaves, F.gelu, noise).sin().sum(), leaves)  # type: ignore[no-untyped-call]
-    assert onednn.count == 3
-    with products.by("torch"):
-        own = torch.autograd.grad(ActiveProduct.apply(*leaves, F.gelu, noise).sin().sum(), leaves)  # type: ignore[no-untyped-call]
-    for one, other in zip(taken, own, strict=True):
-        _near(one, other)
-
-
-@needs_onednn
-def test_linear_layers_of_an_encoder(onednn: _Calls) -> None:
-    model = nn.Sequential(nn.Linear(50, 20), nn.ReLU(), nn.Linear(20, 4, bias=False), nn.Bilinear(4, 4, 2))
-    weights, x = model.state_dict(), torch.randn(9, 50)
-    expected = model[:3](x)
-    assert onednn.count == 0
-    products.set_linear(model, fast=True)
-    assert [type(part) for part in model] == [products.Linear, nn.ReLU, products.Linear, nn.Bilinear]
-    assert model.state_dict().keys() == weights.keys()
-    for same in (model, copy.deepcopy(model)):
-        _near(same[:3](x).detach(), expected.detach())
-    assert onednn.count == 4
-    products.set_linear(model, fast=False)
-    assert torch.equal(model[:3](x), expected)
-    assert onednn.count == 4
-
-
-@needs_onednn
-def test_it_is_told(onednn: _Calls) -> None:
-    del onednn
-    for kind, config in ENCODERS.items():
-        fast = build_model(config, 7, seed=0, chunks=3, tokens=16)
-        assert encoder_path(fast.encoder).endswith(", large products by oneDNN")
-        with products.by("torch"):
-            assert not encoder_path(fast.encoder).endswith(", large products by oneDNN")
-        assert not encoder_path(fast.double().encoder).endswith(", large products by oneDNN")
-        slow = build_model(config, 7, seed=0, chunks=3, tokens=16, fast_encoder=False)
-        assert encoder_path(slow.encoder).startswith(f"transformers' {kind}")
-        assert not encoder_path(slow.encoder).endswith(", large products by oneDNN")
-
-
-def test_where_it_is_missing_linear_layers_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "missing", lambda: "another processor")
-    model = nn.Sequential(nn.Linear(50, 20))
-    products.set_linear(model, fast=True)
-    assert type(model[0]) is nn.Linear
-    assert not products.takes(torch.ones(2048, 1024), torch.ones(1024, 1024))
