@@ -80,6 +80,7 @@ def code_data(
         "weak": int(view.notes.weak),
         "p": round(view.probability, 4),
         "t": round(view.threshold, 4),
+        "shown": [f"{view.probability:.2f}", f"{view.threshold:.2f}"],  # as the list of codes: not rounded twice
         "logit": round(view.logit, 4),
         "max": _five_digits(attention[0][1]) if attention else 0.0,
         "half": words_for_half(methods[0].scores, methods[0].rising) if methods else 0,

@@ -278,14 +278,14 @@ function select(i, quiet) {
   }
   const tag = rows.find((row) => Number(row.dataset.i) === i).querySelector(".tag").cloneNode(true);
   byId("name").replaceChildren(tag, " ", element("span", "code", code.code), " ", element("span", "title", code.title));
-  byId("probability").textContent = "p " + code.p.toFixed(2);
-  byId("threshold").textContent = code.t.toFixed(2);
+  byId("probability").textContent = "p " + code.shown[0];
+  byId("threshold").textContent = code.shown[1];
   paint();
   paintLists(code);
   paintTools(code);
   unmark();
   if (!quiet) {
-    byId("live").textContent = `${code.code} ${code.title}, ${code.outcome}, probability ${code.p.toFixed(2)}, ${many(code.listed, "snippet")}, ${many(code.cues.length, "cue")}`;
+    byId("live").textContent = `${code.code} ${code.title}, ${code.outcome}, probability ${code.shown[0]}, ${many(code.listed, "snippet")}, ${many(code.cues.length, "cue")}`;
     remember();
   }
 }

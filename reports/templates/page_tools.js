@@ -167,7 +167,7 @@ function printAll(outcome) {
   const made = element("section", "printed"), chosen = data.codes.filter((code) => code.outcome === outcome);
   for (const code of chosen) {
     const part = element("section"), list = element("ol");
-    part.append(element("h2", "", `${code.outcome} ${code.code} ${code.title} · p ${code.p.toFixed(2)}, threshold ${code.t.toFixed(2)}`));
+    part.append(element("h2", "", `${code.outcome} ${code.code} ${code.title} · p ${code.shown[0]}, threshold ${code.shown[1]}`));
     for (const row of code.parts.slice(0, code.listed)) {
       const item = element("li");
       item.append(...tags(cuesIn(code, row)), partText(row, 6), element("span", "where", partWhere(row)));

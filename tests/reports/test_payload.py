@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -120,6 +121,14 @@ def test_scores_come_back_within_half_a_step(page: ReportPage) -> None:
             assert share == pytest.approx(score, abs=code["max"] / 255 + 1e-9)  # the square's slope is at most 2
     assert not close([255, 128], [1.0, 0.26], 255)  # the check can fail
     assert not close([127, -127], [1.0, 1.0], 127)
+
+
+def test_a_probability_is_shown_alike_in_the_list_and_beside_the_note(page: ReportPage) -> None:
+    """0.654980 is 0.65; rounded to four digits first, it would become 0.66."""
+    codes = tuple(replace(view, probability=0.65498, threshold=0.64496) for view in page.codes)
+    html = render_page(replace(page, codes=codes))
+    assert [code["shown"] for code in Decoded(html, TEXT).data["codes"]] == [["0.65", "0.64"]] * len(codes)
+    assert re.findall(r'<span class="p">([^<]*)</span>', html)[: len(codes)] == ["0.65"] * len(codes)
 
 
 def test_numbers_of_a_code_come_back(page: ReportPage) -> None:
