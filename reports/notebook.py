@@ -24,11 +24,8 @@ HEIGHT = 760  # pixels of the frame
 # The page's script runs in an origin of its own: it reaches neither the notebook nor the network. It may save files
 # (scores, verdicts) and print; without allow-same-origin nothing else is open to it.
 SANDBOX = "allow-scripts allow-downloads allow-modals"
-# What the page has for a window of its own -> what stands in a frame. A note holds neither, since its "<" and ">" are escaped.
-FRAMED = (
-    ('<a class="skip" href="#note">Skip to the note</a>\n', ""),  # would lead to the notebook's own address
-    (" autofocus>", ">"),  # browsers refuse it in a frame and complain
-)
+# The page's link past its lists would lead to the notebook's own address. No note holds it, since its "<" and ">" are escaped.
+SKIP_LINK = '<a class="skip" href="#note">Skip to the note</a>\n'
 
 
 def html(explanation: Explanation) -> Markup:
@@ -66,9 +63,7 @@ def page_of(explanation: Explanation) -> ReportPage:
 
 def frame(page: ReportPage, height: int = HEIGHT) -> Markup:
     """An `<iframe>` that holds the whole page, sandboxed, without links to other pages."""
-    document = render_page(page, Neighbours(index=None))
-    for alone, framed in FRAMED:
-        document = document.replace(alone, framed)
+    document = render_page(page, Neighbours(index=None)).replace(SKIP_LINK, "")
     shaded = sum(bool(view.scores) for view in page.codes)
     title = f"Admission {page.hadm_id}: note with {shaded} explained code{'' if shaded == 1 else 's'}"
     return Markup(

@@ -264,14 +264,20 @@ function wireTools() {
   byId("save-csv").addEventListener("click", () => saveCode("csv"));
   byId("print-all").addEventListener("click", () => printAll("FP"));
   byId("go-verdict").addEventListener("click", () => { byId("verdict").open = true; byId("verdict").querySelector("input").focus(); });
-  byId("compare").addEventListener("click", () => { paintTable(current()); byId("table").showModal(); });
+  byId("compare").addEventListener("click", () => { paintTable(current()); showDialog("table"); });
   byId("close-table").addEventListener("click", () => byId("table").close());
   window.addEventListener("beforeunload", (event) => { if (unsaved) event.preventDefault(); });
 }
+// The focus goes to the button that closes. An autofocus attribute would do it too, but browsers also try it while the
+// page loads, and complain where the reader was faster, or in a frame.
+function showDialog(id) {
+  byId(id).showModal();
+  byId("close-" + id).focus();
+}
 function wireShortcuts() {
-  const help = byId("help"), filter = byId("filter");
-  byId("keys").addEventListener("click", () => help.showModal());
-  byId("close-help").addEventListener("click", () => help.close());
+  const filter = byId("filter");
+  byId("keys").addEventListener("click", () => showDialog("help"));
+  byId("close-help").addEventListener("click", () => byId("help").close());
   byId("print").addEventListener("click", () => window.print());
   document.addEventListener("keydown", (event) => {
     const open = document.querySelector("dialog[open]");

@@ -122,10 +122,11 @@ class Opened:
     """A tab that keeps what it asked for and what it complained about."""
 
     def __init__(
-        self, browser: Any, address: str, *, width: int = 1440, height: int = 900, script: bool = True
+        self, browser: Any, address: str, *, width: int = 1440, height: int = 900, script: bool = True, first: str = ""
     ) -> None:
         self.context = browser.new_context(viewport={"width": width, "height": height}, java_script_enabled=script)
         self.tab = self.context.new_page()
+        self.tab.add_init_script(first)
         self.requests: list[str] = []
         self.complaints: list[str] = []
         self.tab.on("request", lambda request: self.requests.append(request.url))
@@ -144,7 +145,10 @@ class Opened:
 
 @pytest.fixture(scope="session")
 def opened(browser: Any) -> Callable[..., Opened]:
-    """opened(address, width=..., script=...) opens a tab that must stay offline and without a complaint."""
+    """opened(address, width=..., script=..., first=...) opens a tab that must stay offline and without a complaint.
+
+    `first` is script that runs before the page's own.
+    """
 
     def open_tab(address: str, **options: Any) -> Opened:
         return Opened(browser, address, **options)

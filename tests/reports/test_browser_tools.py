@@ -227,6 +227,19 @@ def test_every_key_is_a_real_control_and_is_told(opened: Open, address: str) -> 
         assert tab.inner_text("#name") == before
 
 
+def test_the_focus_is_the_readers_at_load_and_the_closing_buttons_in_a_dialog(opened: Open, address: str) -> None:
+    focused = "document.activeElement.id"
+    quick = "addEventListener('DOMContentLoaded', () => document.getElementById('filter').focus())"
+    with opened(address, first=quick) as tab:
+        tab.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        assert tab.evaluate(focused) == "filter"  # nothing on the page asks for the focus that a quick reader has
+        for opener, closer in (("compare", "close-table"), ("keys", "close-help")):
+            tab.click(f"#{opener}")
+            assert tab.evaluate(focused) == closer
+            tab.keyboard.press("Enter")
+            assert tab.evaluate(focused) == opener
+
+
 def test_outcomes_filter_and_rows_sort(opened: Open, address: str, full: ReportPage) -> None:
     shown = "[...document.querySelectorAll('.list li:not([hidden]) .code')].map(c => c.textContent)"
     with opened(address) as tab:
