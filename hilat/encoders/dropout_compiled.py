@@ -1,5 +1,5 @@
-"""Dropout on the CPU in C (`c/dropout.c`): the masks that `hilat.encoders.seeded_dropout` draws with numpy, to the last bit, in one
-pass over a tensor."""
+"""Dropout on the CPU in C (`c/dropout.c`): the masks of the bits that `hilat.encoders.noise` draws with numpy, in one pass over a
+tensor, in torch's threads."""
 
 from __future__ import annotations
 
@@ -8,15 +8,32 @@ import logging
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from hilat.admissions import HilatError
 from hilat.encoders import compiled, kernels
+from hilat.encoders.noise import BLOCK, random_bits
 
+_TRIED = ((100, 29000), (3, -5), (1100, 2**15), (BLOCK + 7, 0))  # how many numbers, and a threshold
 _LOG = logging.getLogger(__name__)
-_TRIED = ((100, 29000), (3, -5), (1100, 2**15))  # how many numbers, and a threshold
+_Pointer = ctypes.c_void_p
+
+
+class Job(ctypes.Structure):
+    """What `struct job` there is. x: what is dropped from, or nothing for ones; out: where it is written, which may be x;
+    count: how many numbers each has. A weight is kept where 16 random bits, read as a signed number, are below the
+    threshold. next: 0, the next block."""
+
+    _fields_ = (
+        ("seed", ctypes.c_uint64),
+        ("x", _Pointer),
+        ("out", _Pointer),
+        ("count", ctypes.c_int64),
+        ("next", ctypes.c_int64),
+        ("threshold", ctypes.c_int32),
+        ("scale", ctypes.c_float),
+    )
 
 
 def takes(*tensors: Tensor) -> bool:
@@ -26,14 +43,14 @@ def takes(*tensors: Tensor) -> bool:
     return readable and missing() is None
 
 
-def drop(stream: np.random.SFC64, threshold: int, scale: float, x: Tensor | None, out: Tensor) -> Tensor:
+def drop(seed: int, threshold: int, scale: float, x: Tensor | None, out: Tensor) -> Tensor:
     """Writes x in `out`, which may be x, with 0 in the place of what is dropped and `scale` times the rest; x of ones for None.
 
-    A number is kept where the stream's next 16 bits, read as a signed number, are below the threshold; what is left of
-    its last 64 bits is not used. Tensors as `takes` wants them, of as many numbers.
+    seed: of 64 bits. threshold: as in `Job`. Tensors as `takes` wants them, of as many numbers.
     """
     given = None if x is None else x.data_ptr()
-    _library().drop(stream.ctypes.state_address, threshold, scale, given, out.numel(), out.data_ptr())
+    job = Job(seed, given, out.data_ptr(), out.numel(), 0, threshold, scale)
+    compiled.in_threads(_library().work, ctypes.byref(job), min(torch.get_num_threads(), -(-out.numel() // BLOCK)))
     return out
 
 
@@ -46,9 +63,7 @@ def missing() -> str | None:
 @cache
 def _library() -> ctypes.CDLL:
     found = compiled.library(Path(__file__).with_name("c") / "dropout.c")
-    pointer = ctypes.c_void_p
-    found.drop.argtypes = [pointer, ctypes.c_int32, ctypes.c_float, pointer, ctypes.c_int64, pointer]
-    found.drop.restype = None
+    found.work.argtypes, found.work.restype = [_Pointer], None
     return found
 
 
@@ -58,9 +73,8 @@ def _try_out() -> None:
     Raises:
         HilatError: no library, or other masks.
     """
-    ours, numpys = np.random.SFC64(0), np.random.SFC64(0)
-    for count, threshold in _TRIED:
+    for seed, (count, threshold) in enumerate(_TRIED):
         x = torch.linspace(-1, 1, count, dtype=torch.float32, device="cpu")
-        kept = torch.from_numpy(numpys.random_raw(-(-count // 4)).view(np.int16)[:count] < threshold)
-        if not torch.equal(drop(ours, threshold, 2.0, x, torch.empty_like(x)), x * kept * 2.0):
+        kept = torch.from_numpy(random_bits(seed, count) < threshold)
+        if not torch.equal(drop(seed, threshold, 2.0, x, torch.empty_like(x)), x * kept * 2.0):
             raise HilatError("what the C compiler made of it drops other numbers. Another compiler may do: set CC")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from hilat.encoders import dropout_compiled
+from hilat.encoders.noise import random_bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +43,17 @@ class Dropout:
         return int(np.random.SeedSequence(self.seed).generate_state(1, np.uint64)[0])
 
     def masks(self) -> Callable[[Tensor], Tensor]:
-        """A function that writes the next 0s (dropped) and 1s (kept) of the seed's stream in a tensor, and gives that.
+        """A function that writes the seed's next mask, 0s (dropped) and 1s (kept), in a tensor, and gives that.
 
         On the CPU a quarter of a number's 64 random bits decides on a weight, which takes a tenth of the time of torch's
         bernoulli, and less in C; elsewhere the device's own generator draws them.
         """
-        stream = np.random.SFC64(self.seed)
+        calls = count()
         generators: dict[torch.device, torch.Generator] = {}
 
         def mask(place: Tensor) -> Tensor:
             if place.device.type == "cpu":
-                return self._kept(stream, place)
+                return self._drop(next(calls), None, 1.0, place)
             if place.device not in generators:
                 generators[place.device] = torch.Generator(place.device).manual_seed(self.number >> 1)
             return place.bernoulli_(1.0 / self.scale, generator=generators[place.device])
@@ -61,17 +63,17 @@ class Dropout:
     def drop(self, x: Tensor, scale: float, out: Tensor | None = None) -> Tensor:
         """x on the CPU with 0 in the place of what the seed's first mask drops, and that scale times the rest. out: where it
         is written, which may be x; None for a new tensor."""
-        out, stream = torch.empty_like(x) if out is None else out, np.random.SFC64(self.seed)
-        if dropout_compiled.takes(x, out):
-            return dropout_compiled.drop(stream, self.threshold, scale, x, out)
-        return torch.mul(self._kept(stream, torch.empty_like(x)), x, out=out).mul_(scale)
+        return self._drop(0, x, scale, torch.empty_like(x) if out is None else out)
 
-    def _kept(self, stream: np.random.SFC64, place: Tensor) -> Tensor:
-        if dropout_compiled.takes(place):
-            return dropout_compiled.drop(stream, self.threshold, 1.0, None, place)
-        words = stream.random_raw(-(-place.numel() // 4))
-        bits = torch.from_numpy(words.view(np.int16))[: place.numel()].view(place.shape)
-        return torch.le(bits, self.threshold - 1, out=place)  # the threshold itself may be too large for 16 bits
+    def _drop(self, call: int, x: Tensor | None, scale: float, out: Tensor) -> Tensor:
+        """By the mask of that call; x of ones for None."""
+        seed = Dropout(self.p, (*self.seed, call)).number
+        if dropout_compiled.takes(out, *(() if x is None else (x,))):
+            return dropout_compiled.drop(seed, self.threshold, scale, x, out)
+        bits = torch.from_numpy(random_bits(seed, out.numel())).view(out.shape)
+        most = self.threshold - 1  # the threshold itself may be too large for 16 bits
+        kept = torch.le(bits, most, out=out) if x is None else torch.mul(bits <= most, x, out=out)
+        return kept.mul_(scale)
 
 
 class SeededDropout(torch.autograd.Function):

@@ -1,15 +1,18 @@
-"""Dropout in C: the masks of numpy's numbers to the last bit, whatever vectors it is compiled for; and how it is left alone."""
+"""Dropout in C: the masks of numpy's numbers to the last bit, whatever vectors and threads; and how it is left alone."""
 
 from __future__ import annotations
 
 import ctypes
+import itertools
 import logging
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hilat.encoders import compiled, dropout_compiled
@@ -18,8 +21,8 @@ from hilat.encoders.seeded_dropout import Dropout, SeededDropout
 needs_a_compiler = pytest.mark.skipif(
     dropout_compiled.missing() is not None, reason=f"not compiled: {dropout_compiled.missing()}"
 )
-# A number, a vector and one more, all that are drawn at once, one more, more than twice as many.
-COUNTS = (1, 9, 512, 513, 1100, 70_001)
+# A number, a vector and one more, all that are drawn at once, one more, more than twice as many; a block, one more, three.
+COUNTS = (1, 9, 512, 513, 1100, 2**16, 2**16 + 1, 180_001)
 RATES = (1e-6, 0.1, 0.5, 0.999, 1 - 1e-6)
 
 
@@ -37,10 +40,37 @@ def _anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     _forget()
 
 
+def _splitmix64(at: int) -> Iterator[int]:
+    while True:
+        at = (at + 0x9E3779B97F4A7C15) % 2**64
+        z = (at ^ (at >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+        yield z ^ (z >> 31)
+
+
+def _sfc64(a: int, b: int, c: int) -> Iterator[int]:
+    for counter in itertools.count(1):
+        drawn = (a + b + counter) % 2**64
+        yield drawn
+        a, b, c = b ^ (b >> 11), (c + (c << 3)) % 2**64, (((c << 24) | (c >> 40)) + drawn) % 2**64
+
+
+@cache
+def _bits(seed: int, blocks: int) -> NDArray[np.int64]:
+    """For each weight of so many blocks 16 bits, read as a signed number, in Python's numbers: a block's four streams take turns."""
+    seeds, numbers = _splitmix64(seed), list[int]()
+    for _ in range(blocks):
+        states = [[next(seeds) for _ in range(4)] for _ in ("a", "b", "c")]
+        streams = [_sfc64(*state) for state in zip(*states, strict=True)]
+        numbers += [next(stream) for _ in range(2**12) for stream in streams]
+    quarters = [number >> shift & 0xFFFF for number in numbers for shift in (0, 16, 32, 48)]
+    return np.array(quarters, np.uint16).view(np.int16).astype(np.int64)
+
+
 def _kept(dropout: Dropout, *counts: int) -> list[Tensor]:
-    """One mask after the other, from numpy's numbers: 1 where 16 of their bits are below the threshold."""
-    stream = np.random.SFC64(dropout.seed)
-    drawn = [stream.random_raw(-(-count // 4)).view(np.int16)[:count].astype(np.int64) for count in counts]
+    """One mask after the other: 1 where a weight's bits are below the threshold."""
+    seeds = [Dropout(0, (*dropout.seed, call)).number for call in range(len(counts))]
+    drawn = [_bits(seed, -(-count // 2**16))[:count] for seed, count in zip(seeds, counts, strict=True)]
     return [torch.from_numpy((bits < dropout.threshold).astype(np.float32)) for bits in drawn]
 
 
@@ -55,7 +85,7 @@ def _compare(p: float) -> None:
         assert dropout.drop(place, dropout.scale, out=place) is place
         assert torch.equal(place, expected)
     mask = dropout.masks()
-    for expected in _kept(dropout, *COUNTS):  # one stream, each mask from a new number on
+    for expected in _kept(dropout, *COUNTS):  # each mask has a seed of its own
         assert torch.equal(mask(torch.full_like(expected, torch.nan)), expected)
 
 
@@ -64,6 +94,20 @@ def _compare(p: float) -> None:
 def test_compiled(p: float) -> None:
     assert dropout_compiled.takes(torch.empty(3))
     _compare(p)
+
+
+@needs_a_compiler
+@pytest.mark.parametrize("threads", [2, 3, 16])
+@pytest.mark.parametrize("whose", ["torch's", "our own"])
+def test_threads_give_the_same(threads: int, whose: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if whose == "our own":
+        monkeypatch.setattr(compiled, "_openmp_start", lambda: None)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        _compare(0.3)
+    finally:
+        torch.set_num_threads(before)
 
 
 @needs_a_compiler
@@ -91,7 +135,16 @@ def test_without_a_compiler(p: float, monkeypatch: pytest.MonkeyPatch, caplog: p
 
 
 @needs_a_compiler
-@pytest.mark.parametrize(("right", "wrong"), [("<< 24", "<< 25"), ("< threshold", "> threshold"), ("* scale", "* 1")])
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("<< 24", "<< 25"),
+        ("< job->threshold", "> job->threshold"),
+        ("* job->scale", "* 1"),
+        ("block * 3", "block * 4"),
+        ("+ ++counter", "+ counter++"),
+    ],
+)
 @pytest.mark.usefixtures("_anew")
 def test_other_masks_are_found_before_use(
     right: str, wrong: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -99,7 +152,8 @@ def test_other_masks_are_found_before_use(
     library = compiled.library
 
     def miscompiled(source: Path) -> ctypes.CDLL:
-        (tmp_path / "vectors.h").write_bytes(source.with_name("vectors.h").read_bytes())
+        for header in source.parent.glob("*.h"):
+            (tmp_path / header.name).write_bytes(header.read_bytes())
         (tmp_path / "wrong.c").write_text(source.read_text().replace(right, wrong))
         return library(tmp_path / "wrong.c")
 

@@ -121,8 +121,8 @@ def test_keep_rate_and_mean(p: float) -> None:
     assert abs(float((dropped == 0).float().mean()) - p) < 4 * deviation + 2**-16
     assert set(dropped.unique().tolist()) == {0.0, float(np.float32(noise.scale))}
     assert noise.scale == pytest.approx(1 / (1 - p), rel=1e-3)
-    # Neighbours are independent.
+    # Neighbours are independent, those in the next stream and the next block too.
     flat = (dropped == 0).float().flatten()
-    for lag in (1, 2, 3, 4, 999):
+    for lag in (1, 2, 3, 4, 8, 16, 999, 2**16):
         both = float((flat[lag:] * flat[:-lag]).mean())
         assert abs(both - p * p) < 6 * deviation

@@ -1,10 +1,10 @@
-/* Random numbers: xoshiro128++ (Blackman and Vigna 2021) in lanes, seeded by splitmix64 for each task, so that they are the same
- * whatever the width of vectors, the number of threads and the order of tasks. */
+/* Random numbers that are the same whatever the width of vectors, the number of threads and the order of tasks: xoshiro128++
+ * (Blackman and Vigna 2021) in lanes, seeded by splitmix64 for each task. */
 
 #ifndef HILAT_NOISE_H
 #define HILAT_NOISE_H
 
-#include <stdint.h>
+#include "split.h"
 
 enum { DRAWS = 8 };
 
@@ -20,12 +20,7 @@ static struct noise noise_of(uint64_t seed, int64_t task)
     struct noise noise;
     uint64_t at = seed + (uint64_t)task * 0xd1342543de82ef95u;
     for (int i = 0; i < 4; i++)
-        for (int lane = 0; lane < DRAWS; lane++) {
-            uint64_t z = at += 0x9e3779b97f4a7c15u;
-            z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-            z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-            noise.state[i][lane] = (uint32_t)((z ^ (z >> 31)) >> 32);
-        }
+        for (int lane = 0; lane < DRAWS; lane++) noise.state[i][lane] = (uint32_t)(split(&at) >> 32);
     return noise;
 }
 
