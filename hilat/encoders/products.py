@@ -5,7 +5,7 @@ convolutions, uses it on any, and is taken where MKL does not: twice as fast on 
 (docs/performance.md). The processor and the sizes decide, never a clock, so that a seed gives the same numbers again.
 
 oneDNN makes code for each shape, and keeps 0.6 MB of it for each of the last thousand and more. So it is given few shapes,
-which come again: sides of multiples of 64, to which chunks are cut (`even`).
+which come again: sides of multiples of 64, to which chunks are cut (`even`), and other rows are filled up with zeros.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ Library = Literal["torch", "onednn"]
 
 _LEAST = 2**22  # multiplications, below which calling oneDNN costs about what it saves
 _EVEN = 64  # what sides are multiples of
+_FILLED = 0.25  # of rows that are there, as many are filled up at most
 _MOST_ROWS = 2048  # of a linear layer's product
 _ROWS_AT_ONCE = 1024  # where a product is added to something: oneDNN gives it in memory of its own first
 _NARROW = 512  # up to this width of inputs the gradient of weights is computed faster turned
@@ -82,6 +83,8 @@ def add_times(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
 
 def turned_times(left: Tensor, right: Tensor) -> Tensor:
     """left (k, m) turned, times right (k, n); without gradients."""
+    if left.numel() * right.shape[1] >= _LEAST and serves():
+        left, right = _filled_up(left, "left"), _filled_up(right, "right")
     if _better_turned(left, right) and takes(right.t(), left.t()):
         return _onednn(right.t(), left.t(), None).t()
     return times(left.t(), right)
@@ -144,15 +147,20 @@ def takes(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
         return False
     width = x.shape[-1]
     rows = x.numel() // max(width, 1)
-    large = x.numel() * len(weight) >= _LEAST and not (rows % _EVEN or width % _EVEN or len(weight) % _EVEN)
-    if not (large or _ASKED.get() == "onednn") or width != weight.shape[1] or not serves():
+    large = x.numel() * len(weight) >= _LEAST
+    nearly_even = _empty(rows) <= _FILLED * rows and not (width % _EVEN or len(weight) % _EVEN)
+    if not ((large and nearly_even) or _ASKED.get() == "onednn") or width != weight.shape[1] or not serves():
         return False
     if torch.is_autocast_enabled("cpu") or forward_ad._current_level >= 0:
         return False
-    return not torch._C._are_functorch_transforms_active() and all(
-        type(part) in (Tensor, nn.Parameter) and part.dtype == torch.float32 and part.device.type == "cpu"
-        for part in (x, weight, *(() if bias is None else (bias,)))
-    )
+    parts = (x, weight) if bias is None else (x, weight, bias)
+    return not torch._C._are_functorch_transforms_active() and all(_is_plain(part) for part in parts)
+
+
+def _is_plain(x: Tensor) -> bool:
+    """Whether it is of numbers in float32 on the CPU: not of another class, nor several at once (`is_grads_batched`)."""
+    known = type(x) in (Tensor, nn.Parameter) and not torch._C._functorch.is_legacy_batchedtensor(x)
+    return known and x.dtype == torch.float32 and x.device.type == "cpu"
 
 
 class _Linear(torch.autograd.Function):
@@ -169,10 +177,13 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, down: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of x, weight and bias, which have gradients themselves where those are asked for."""
         x, weight = ctx.saved_tensors
-        to_x = None if weight is None else linear(down, weight.t())  # (m, k)
-        to_weight = None
+        to_x, to_weight, left = None, None, _filled_up(down, "left")
+        if weight is not None:
+            to_x = linear(left, weight.t())[: len(down)]  # (m, k)
         if x is not None:  # (n, k)
-            to_weight = linear(x.t(), down.t()).t() if _better_turned(down, x) else linear(down.t(), x.t())
+            right = _filled_up(x, "right")
+            turned = _better_turned(left, right)
+            to_weight = linear(right.t(), left.t()).t() if turned else linear(left.t(), right.t())
         return to_x, to_weight, down.sum(0) if ctx.needs_input_grad[2] else None
 
 
@@ -181,14 +192,34 @@ def _better_turned(left: Tensor, right: Tensor) -> bool:
     return right.shape[1] < left.shape[1] and right.shape[1] <= _NARROW
 
 
+def _empty(rows: int) -> int:
+    """How many rows more oneDNN is given: none where they are a multiple of 64, else up to one of four sizes in each octave."""
+    return -rows % max(_EVEN, 2 ** (rows.bit_length() - 3)) if rows % _EVEN else 0
+
+
+def _filled_up(x: Tensor, place: str) -> Tensor:
+    """x (m, n) with as many rows of zeros after its own as `_empty` says; in the scratch memory of that place where there are no
+    gradients of them."""
+    rows, empty = len(x), _empty(len(x))
+    if not empty:
+        return x
+    if torch.is_grad_enabled() or not _is_plain(x):
+        return torch.cat([x, x.new_zeros(empty, x.shape[1])])
+    filled = scratch(f"rows of a product's {place}", rows + empty, x.shape[1], like=x)
+    filled[:rows] = x
+    filled[rows:] = 0
+    return filled
+
+
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x (m, k) times weight (n, k) turned, and bias (n,). It reads a bias as if its numbers followed one another, and takes its
     slow way for weights with gaps between their rows."""
+    rows, x = len(x), _filled_up(x, "inputs")
     if not (weight.is_contiguous() or weight.t().is_contiguous()):
         weight = weight.contiguous()
     given = None if bias is None else bias.contiguous()
     product: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, given, "none", [], "")
-    return product
+    return product[:rows]
 
 
 @cache

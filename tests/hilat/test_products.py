@@ -48,20 +48,26 @@ def _leaves(*shapes: tuple[int, ...], dtype: torch.dtype) -> list[Tensor]:
 @needs_onednn
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize(("m", "k", "n"), SHAPES)
-def test_products_in_every_order_in_memory(m: int, k: int, n: int, with_bias: bool, onednn: SimpleNamespace) -> None:
+@pytest.mark.parametrize("even", [1, 8])
+def test_products_in_every_order_in_memory(
+    m: int, k: int, n: int, with_bias: bool, even: int, onednn: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without rows that are filled up, and with."""
+    monkeypatch.setattr(products, "_EVEN", even)
     left, right, bias = (part.detach() for part in _leaves((m, k), (k, n), (n,), dtype=torch.float32))
     exact = left.double() @ right.double()
     added = exact + bias.double() if with_bias else exact
-    for a in _orders(left):
-        for b in _orders(right):
-            before = onednn.count
-            _near(products.times(a, b, bias if with_bias else None), added)
-            _near(products.linear(a, b.t(), bias if with_bias else None), added)
-            _near(products.turned_times(a.t(), b), exact)
-            total = torch.ones(m, n)
-            assert products.add_times(total, a, b) is total
-            _near(total, exact + 1)
-            assert onednn.count == before + 4
+    with products.by("onednn"), torch.no_grad():
+        for a in _orders(left):
+            for b in _orders(right):
+                before = onednn.count
+                _near(products.times(a, b, bias if with_bias else None), added)
+                _near(products.linear(a, b.t(), bias if with_bias else None), added)
+                _near(products.turned_times(a.t(), b), exact)
+                total = torch.ones(m, n)
+                assert products.add_times(total, a, b) is total
+                _near(total, exact + 1)
+                assert onednn.count == before + 4
 
 
 @needs_onednn
@@ -202,6 +208,19 @@ def test_compiled_in_one_graph(onednn: SimpleNamespace) -> None:
     assert onednn.count == 0
 
 
+class _Shapes(TorchDispatchMode):
+    """Notes the shapes that reach oneDNN."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[tuple[int, ...]] = set()
+
+    def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "_linear_pointwise" in str(func):
+            self.seen.add((*args[0].shape, *args[1].shape))
+        return func(*args, **(kwargs or {}))
+
+
 class _Strides(TorchDispatchMode):
     """Notes whether weights that reach oneDNN follow one another, by rows or by columns."""
 
@@ -227,13 +246,60 @@ def test_weights_never_have_gaps(onednn: SimpleNamespace) -> None:
 
 
 @needs_onednn
-@pytest.mark.parametrize(("m", "k", "n", "taken"), [(16, 8, 24, 1), (15, 8, 24, 0), (16, 9, 24, 0), (16, 8, 23, 0)])
-def test_odd_sides_are_torchs(
+@pytest.mark.parametrize(
+    ("m", "k", "n", "taken"),
+    [(16, 8, 24, 1), (15, 8, 24, 1), (13, 8, 24, 1), (12, 8, 24, 0), (16, 9, 24, 0), (16, 8, 23, 0)],
+)
+def test_odd_sides_are_torchs_but_for_rows_that_are_nearly_even(
     m: int, k: int, n: int, taken: int, onednn: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(products, "_EVEN", 8)
     products.linear(torch.ones(m, k), torch.ones(n, k))
     assert onednn.count == taken
+
+
+@needs_onednn
+def test_odd_rows_come_as_even_ones_with_the_same_gradients(
+    onednn: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One shape for each product, forward and backward, of any number of rows; infinite weights reach no row that is not there."""
+    monkeypatch.setattr(products, "_EVEN", 8)
+    seen: dict[int, set[tuple[int, ...]]] = {}
+    for rows in (13, 14, 15, 16, 13):
+        x, weight, bias = _leaves((rows, 8), (24, 8), (24,), dtype=torch.float32)
+        exact = [part.detach().double().requires_grad_() for part in (x, weight, bias)]
+        with _Shapes() as shapes:
+            output = products.linear(x, weight, bias)
+            assert output.shape == (rows, 24)
+            found = torch.autograd.grad(output.sin().sum(), (x, weight, bias))
+        expected = torch.autograd.grad(F.linear(*exact).sin().sum(), exact)
+        for mine, other in zip((output, *found), (F.linear(*exact), *expected), strict=True):
+            _near(mine.detach(), other.detach())
+        seen[rows] = shapes.seen
+    assert onednn.count == 15
+    assert seen[13] == seen[14] == seen[15] == seen[16]
+    endless = torch.full((24, 8), torch.inf)
+    assert bool((products.linear(torch.ones(13, 8), endless) == torch.inf).all())
+
+
+def test_rows_are_filled_up_to_few_sizes() -> None:
+    sizes = {rows: rows + products._empty(rows) for rows in range(1, 4097)}
+    assert all(size == rows for rows, size in sizes.items() if rows % 64 == 0)
+    odd = {rows: size for rows, size in sizes.items() if rows % 64}
+    small, octaves = range(64, 513, 64), [*range(640, 1025, 128), *range(1280, 2049, 256), *range(2560, 4097, 512)]
+    assert odd == {rows: next(size for size in (*small, *octaves) if size >= rows) for rows in odd}
+
+
+@needs_onednn
+@pytest.mark.parametrize("rows", [13, 16])
+def test_several_gradients_at_once(rows: int, onednn: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_EVEN", 8)
+    x, weight = _leaves((rows, 8), (24, 8), dtype=torch.float32)
+    output, slopes = products.linear(x, weight), torch.eye(24)[:, None].expand(24, rows, 24)
+    to_x, to_weight = torch.autograd.grad(output, (x, weight), slopes, is_grads_batched=True)
+    _near(to_x, weight.detach().double()[:, None].expand(24, rows, 8))
+    _near(to_weight, torch.eye(24).double()[..., None] * x.detach().double().sum(0))
+    assert onednn.count == 1
 
 
 @needs_onednn

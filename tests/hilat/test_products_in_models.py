@@ -20,9 +20,9 @@ needs_onednn = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN to compare with"
 )
 ENCODERS: dict[str, PreTrainedConfig] = {
-    "xlnet": XLNetConfig(vocab_size=40, d_model=24, n_layer=2, n_head=3, d_inner=50, dropout=0.0),
+    "xlnet": XLNetConfig(vocab_size=40, d_model=24, n_layer=2, n_head=3, d_inner=56, dropout=0.0),
     "bert": BertConfig(
-        vocab_size=40, hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=50,
+        vocab_size=40, hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=56,
         hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
     ),
 }  # fmt: skip
@@ -60,11 +60,16 @@ def test_few_shapes(onednn: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) ->
 @needs_onednn
 @pytest.mark.parametrize("block", [None, 3])
 @pytest.mark.parametrize("kind", ENCODERS)
-def test_a_whole_model(kind: str, block: int | None, onednn: SimpleNamespace) -> None:
-    """Loss, logits without and with gradients, and all gradients, against torch's products."""
-    model = build_model(ENCODERS[kind], 7, seed=0, chunks=3, tokens=16, dropout=0.0, code_block=block).train()
+@pytest.mark.parametrize(("tokens", "even"), [(16, 1), (13, 8)])
+def test_a_whole_model(
+    kind: str, block: int | None, tokens: int, even: int, onednn: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loss, logits without and with gradients, and all gradients, against torch's products; rows filled up, and not."""
+    monkeypatch.setattr(products, "_EVEN", even)
+    model = build_model(ENCODERS[kind], 7, seed=0, chunks=3, tokens=tokens, dropout=0.0, code_block=block).train()
     torch.manual_seed(0)
-    given = {"input_ids": torch.randint(6, 40, (2, 3, 16)), "attention_mask": torch.ones(2, 3, 16, dtype=torch.long)}
+    shape = (2, 3, tokens)
+    given = {"input_ids": torch.randint(6, 40, shape), "attention_mask": torch.ones(shape, dtype=torch.long)}
     labels = (torch.rand(2, 7) < 0.5).float()
 
     def run() -> list[Tensor]:
