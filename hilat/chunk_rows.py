@@ -111,18 +111,19 @@ def encode_by_length(
     device = mask.device.type
     position = torch.arange(1, mask.shape[1] + 1, device=mask.device)
     lengths = (mask * position).amax(1).tolist() if cut else [mask.shape[1]] * len(mask)
+    if device == "cpu":
+        lengths = [products.even(length, mask.shape[1]) for length in lengths]
     groups = [list(range(len(lengths)))]
     if not in_one_call:
         rounded = [-(-length // 8) * 8 for length in lengths]  # few lengths to choose from
         groups = groups_by_length(rounded, _CALL_TOKENS.get(device, _CALL_TOKENS_ELSEWHERE))
         groups = [part for rows in groups for part in _parts(rows, lengths, _MOST_TOKENS.get(device))]
-    most = mask.shape[1]
-    longest = _cut(max(lengths), most, device)
+    longest = max(lengths)
     if len(groups) == 1:
         return encode({name: values[:, :longest] for name, values in inputs.items()})
     states, whole, in_place = [], None, nothing_is_kept()
     for rows in groups:
-        length = _cut(max(lengths[n] for n in rows), most, device)
+        length = max(lengths[n] for n in rows)
         chosen = torch.tensor(rows, device=mask.device)
         hidden = encode({name: values[chosen, :length] for name, values in inputs.items()})  # (n, length, D)
         if not in_place:
@@ -135,11 +136,6 @@ def encode_by_length(
         return whole
     where = torch.tensor([n for rows in groups for n in rows], device=mask.device).argsort()  # (N,)
     return torch.cat(states).index_select(0, where)
-
-
-def _cut(length: int, most: int, device: str) -> int:
-    """How long chunks are cut that need so many tokens."""
-    return products.even(length, most) if device == "cpu" else length
 
 
 def _parts(rows: list[int], lengths: Sequence[int], most_tokens: int | None) -> Iterator[list[int]]:

@@ -138,7 +138,7 @@ class _Scores(torch.autograd.Function):
         """labels (k, D), states and total (N, T, D)."""
         ctx.save_for_backward(labels, states)
         ctx.total = total
-        return products.times(labels, states.flatten(0, 1).t()).view(-1, *states.shape[:2])  # (k, N, T)
+        return products.linear_of_many(labels, states.flatten(0, 1)).view(len(labels), *states.shape[:2])  # (k, N, T)
 
     @staticmethod
     @once_differentiable
@@ -147,7 +147,7 @@ class _Scores(torch.autograd.Function):
         labels, states = ctx.saved_tensors
         slope = slope.flatten(1)  # (k, N T)
         _add_product(ctx.total.view(1, -1, labels.shape[-1]), slope.t()[None], labels[None])
-        return products.times(slope, states.flatten(0, 1)), None, None
+        return products.turned_times(slope.t(), states.flatten(0, 1)), None, None
 
 
 class _Mixed(torch.autograd.Function):
@@ -179,7 +179,8 @@ def _token_scores(plan: HeadPlan, given: HeadTensors, sums: _Sums | None) -> Ten
     states = torch.split(given.states, counts)
     if sums is None:
         parts = [
-            products.linear(u, z.flatten(0, 1)).view(-1, *z.shape[:2]) for u, z in zip(labels, states, strict=True)
+            products.linear_of_many(u, z.flatten(0, 1)).view(len(u), *z.shape[:2])
+            for u, z in zip(labels, states, strict=True)
         ]
     else:
         totals = torch.split(sums.states, counts)
@@ -191,8 +192,7 @@ def _mixed(weights: Tensor, given: HeadTensors, sums: _Sums | None) -> tuple[Ten
     """Equation 3, chunk vectors (N, k, D), and their keys before the tanh where these are sums over tokens too."""
     parts = (given.hidden,) if given.keys is None else (given.hidden, given.keys)
     if sums is None:
-        times = torch.bmm if torch.is_grad_enabled() else products.batched_times
-        mixed = tuple(times(weights.transpose(0, 1), part) for part in parts)  # (N, k, D)
+        mixed = tuple(products.batched_times(weights.transpose(0, 1), part) for part in parts)  # (N, k, D)
     else:
         totals = (sums.hidden,) if sums.keys is None else (sums.hidden, sums.keys)
         mixed = _Mixed.apply(weights, parts, totals)  # type: ignore[no-untyped-call]

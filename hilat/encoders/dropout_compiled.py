@@ -21,7 +21,7 @@ _Pointer = ctypes.c_void_p
 
 
 class Job(ctypes.Structure):
-    """What `struct job` there is. x: what is dropped from, or nothing for ones; out: where it is written, which may be x;
+    """As `struct job` in c/dropout.c. x: what is dropped from, or nothing for ones; out: where it is written, which may be x;
     count: how many numbers each has. A weight is kept where 16 random bits, read as a signed number, are below the
     threshold. next: 0, the next block."""
 

@@ -15,7 +15,7 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,7 +44,7 @@ _ASKED: ContextVar[Library | None] = ContextVar("asked", default=None)
 
 @contextmanager
 def by(library: Library) -> Iterator[None]:
-    """Inside, products are torch's own, or oneDNN's wherever it can compute them, for comparisons."""
+    """Inside, in this thread, products are torch's own, or oneDNN's wherever it can compute them, for comparisons."""
     token = _ASKED.set(library)
     try:
         yield
@@ -56,15 +56,21 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W^T + b, as torch's `linear`, any number of times differentiable: (..., n) from x (..., k), weight (n, k), bias (n,)."""
     if not takes(x, weight, bias) or calls_are_watched():
         return F.linear(x, weight, bias)
-    rows = torch.split(x.reshape(-1, x.shape[-1]), _MOST_ROWS)
-    parts: list[Tensor] = [_Linear.apply(part, weight, bias) for part in rows]  # type: ignore[no-untyped-call]
-    return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(*x.shape[:-1], len(weight))
+    product: Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), weight, bias)  # type: ignore[no-untyped-call]
+    return product.view(*x.shape[:-1], len(weight))
+
+
+def linear_of_many(x: Tensor, weight: Tensor) -> Tensor:
+    """`linear` where the weights are of tokens: (m, n) from x (m, k) and weight (n, k), by 2,048 of n where oneDNN is taken."""
+    if len(weight) <= _MOST_ROWS or not takes(x, weight):
+        return linear(x, weight)
+    return torch.cat([linear(x, part) for part in torch.split(weight, _MOST_ROWS)], 1)
 
 
 def times(left: Tensor, right: Tensor, bias: Tensor | None = None, *, place: str | None = None) -> Tensor:
     """left (m, k) times right (k, n), and bias (n,) added to each row; without gradients.
 
-    place: of the scratch memory where torch writes it; None for memory of its own, which oneDNN always takes.
+    place: of the scratch memory where torch writes it, or None for new memory; oneDNN always takes new memory.
     """
     if takes(left, right.t(), bias):
         return _onednn(left, right.t(), bias)
@@ -82,18 +88,19 @@ def add_times(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
 
 
 def turned_times(left: Tensor, right: Tensor) -> Tensor:
-    """left (k, m) turned, times right (k, n); without gradients."""
-    if left.numel() * right.shape[1] >= _LEAST and serves():
-        left, right = _filled_up(left, "left"), _filled_up(right, "right")
-    if _better_turned(left, right) and takes(right.t(), left.t()):
-        return _onednn(right.t(), left.t(), None).t()
-    return times(left.t(), right)
+    """left (k, m) turned, times right (k, n), any number of times differentiable; by 2,048 of k where oneDNN is taken."""
+    sizes = left.shape[1], len(left) + _empty(len(left)), right.shape[1]
+    if not (serves() and _suit(*sizes) and _is_plain(left) and _is_plain(right)):
+        return F.linear(left.t(), right.t())
+    parts = zip(torch.split(left, _MOST_ROWS), torch.split(right, _MOST_ROWS), strict=True)
+    return reduce(torch.add, (_turned_part(_filled_up(a, "left"), _filled_up(b, "right")) for a, b in parts))
 
 
 def batched_times(left: Tensor, right: Tensor) -> Tensor:
-    """Of each n, left (n, m, k) times right (n, k, l); without gradients."""
-    product = left.new_empty(*left.shape[:2], right.shape[2])
-    return add_batched_times(product, left, right, keep=False)
+    """Of each n, left (n, m, k) times right (n, k, l); torch's where gradients are followed."""
+    if torch.is_grad_enabled():
+        return torch.bmm(left, right)
+    return add_batched_times(left.new_empty(*left.shape[:2], right.shape[2]), left, right, keep=False)
 
 
 def add_batched_times(total: Tensor, left: Tensor, right: Tensor, *, keep: bool = True) -> Tensor:
@@ -110,7 +117,8 @@ def add_batched_times(total: Tensor, left: Tensor, right: Tensor, *, keep: bool 
 
 
 def even(size: int, most: int) -> int:
-    """Where oneDNN is taken, the next multiple of 64, but at most `most`; else, and where `most` is under 128, the size itself."""
+    """Where oneDNN is taken on this processor, the next multiple of 64, but at most `most`; else, and where `most` is under
+    128, the size itself. It says the same for models that oneDNN does not serve (float64)."""
     return min(-(-size // _EVEN) * _EVEN, most) if most >= 2 * _EVEN and serves() else size
 
 
@@ -143,13 +151,13 @@ def serves() -> bool:
 
 def takes(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     """Whether oneDNN computes x W^T + b, from x (..., k), weight (n, k) and bias (n,)."""
-    if torch.compiler.is_compiling() or weight.dim() != 2 or (bias is not None and bias.shape != weight.shape[:1]):
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state():
         return False
-    width = x.shape[-1]
+    if weight.dim() != 2 or (bias is not None and bias.shape != weight.shape[:1]):
+        return False
+    width = x.shape[-1] if x.dim() else 0
     rows = x.numel() // max(width, 1)
-    large = x.numel() * len(weight) >= _LEAST
-    nearly_even = _empty(rows) <= _FILLED * rows and not (width % _EVEN or len(weight) % _EVEN)
-    if not ((large and nearly_even) or _ASKED.get() == "onednn") or width != weight.shape[1] or not serves():
+    if not width or width != weight.shape[1] or not _suit(rows, width, len(weight)) or not serves():
         return False
     if torch.is_autocast_enabled("cpu") or forward_ad._current_level >= 0:
         return False
@@ -157,9 +165,18 @@ def takes(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     return not torch._C._are_functorch_transforms_active() and all(_is_plain(part) for part in parts)
 
 
+def _suit(rows: int, width: int, columns: int) -> bool:
+    """Whether oneDNN is worth its call for a product of rows x width x columns."""
+    if _ASKED.get() == "onednn":
+        return True
+    even = not (width % _EVEN or columns % _EVEN) and _empty(rows) <= _FILLED * rows
+    return even and rows * width * columns >= _LEAST
+
+
 def _is_plain(x: Tensor) -> bool:
-    """Whether it is of numbers in float32 on the CPU: not of another class, nor several at once (`is_grads_batched`)."""
-    known = type(x) in (Tensor, nn.Parameter) and not torch._C._functorch.is_legacy_batchedtensor(x)
+    """Whether it is of numbers in float32 on the CPU: not of another class or layout, nor several at once (`is_grads_batched`)."""
+    known = type(x) in (Tensor, nn.Parameter) and x.layout == torch.strided
+    known = known and not torch._C._functorch.is_legacy_batchedtensor(x)
     return known and x.dtype == torch.float32 and x.device.type == "cpu"
 
 
@@ -171,25 +188,27 @@ class _Linear(torch.autograd.Function):
         """(m, n)."""
         needed = ctx.needs_input_grad
         ctx.save_for_backward(x if needed[1] else None, weight if needed[0] else None)
-        return _onednn(x, weight, bias)
+        if len(x) <= _MOST_ROWS:
+            return _onednn(x, weight, bias)
+        product = x.new_empty(len(x), len(weight))
+        for own, part in zip(torch.split(product, _MOST_ROWS), torch.split(x, _MOST_ROWS), strict=True):
+            own.copy_(_onednn(part, weight, bias))
+        return product
 
     @staticmethod
     def backward(ctx: Any, down: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of x, weight and bias, which have gradients themselves where those are asked for."""
         x, weight = ctx.saved_tensors
-        to_x, to_weight, left = None, None, _filled_up(down, "left")
-        if weight is not None:
-            to_x = linear(left, weight.t())[: len(down)]  # (m, k)
-        if x is not None:  # (n, k)
-            right = _filled_up(x, "right")
-            turned = _better_turned(left, right)
-            to_weight = linear(right.t(), left.t()).t() if turned else linear(left.t(), right.t())
+        to_x = None if weight is None else linear(down, weight.t())  # (m, k)
+        to_weight = None if x is None else turned_times(down, x)  # (n, k)
         return to_x, to_weight, down.sum(0) if ctx.needs_input_grad[2] else None
 
 
-def _better_turned(left: Tensor, right: Tensor) -> bool:
-    """Whether left (k, m) turned, times right (k, n) is computed faster as its transpose."""
-    return right.shape[1] < left.shape[1] and right.shape[1] <= _NARROW
+def _turned_part(left: Tensor, right: Tensor) -> Tensor:
+    """left (k, m) turned, times right (k, n), or as the turned product of the two, where that is faster."""
+    if left.shape[1] > right.shape[1] and right.shape[1] <= _NARROW:
+        return linear(right.t(), left.t()).t()
+    return linear(left.t(), right.t())
 
 
 def _empty(rows: int) -> int:

@@ -39,8 +39,8 @@ class Dropout:
 
     @property
     def number(self) -> int:
-        """The seed as one number of 64 bits."""
-        return int(np.random.SeedSequence(self.seed).generate_state(1, np.uint64)[0])
+        """The seed as one number of 64 bits. Its length counts too, as zeros at the end alone would change nothing."""
+        return int(np.random.SeedSequence((len(self.seed), *self.seed)).generate_state(1, np.uint64)[0])
 
     def masks(self) -> Callable[[Tensor], Tensor]:
         """A function that writes the seed's next mask, 0s (dropped) and 1s (kept), in a tensor, and gives that.

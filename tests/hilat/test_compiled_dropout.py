@@ -111,6 +111,17 @@ def test_threads_give_the_same(threads: int, whose: str, monkeypatch: pytest.Mon
 
 
 @needs_a_compiler
+@pytest.mark.parametrize(("threads", "count", "used"), [(1, 180_001, 1), (2, 180_001, 2), (16, 180_001, 3), (2, 9, 1)])
+def test_so_many_threads_are_asked_for(threads: int, count: int, used: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(compiled, "in_threads", lambda function, given, count: asked.append(count) or function(given))
+    dropout = Dropout(0.3, (1,))
+    assert torch.equal(dropout.drop(torch.ones(count), 1.0), _kept(dropout, count)[0])
+    assert asked == [used]
+
+
+@needs_a_compiler
 @pytest.mark.parametrize(
     "flags",
     [("-DLANES=4",), ("-DLANES=16",), ("-O0", "-Wall", "-Wextra", "-Werror", "-Wno-unused-command-line-argument")],
@@ -161,6 +172,15 @@ def test_other_masks_are_found_before_use(
     assert "drops other numbers" in str(dropout_compiled.missing())
     assert not dropout_compiled.takes(torch.empty(3))
     _compare(0.3)
+
+
+def test_seeds_of_other_lengths_are_other_seeds() -> None:
+    def masks(*seed: int) -> list[Tensor]:
+        draw = Dropout(0.5, seed).masks()
+        return [draw(torch.empty(500)) for _ in range(2)]
+
+    drawn = [*masks(1), *masks(1, 0), *masks(1, 1), *masks(1, 0, 0), *masks(0, 1)]
+    assert not any(torch.equal(one, other) for one, other in itertools.combinations(drawn, 2))
 
 
 def test_what_c_does_not_read() -> None:

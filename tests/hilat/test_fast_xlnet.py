@@ -16,7 +16,15 @@ from transformers import XLNetConfig, XLNetModel
 from transformers.activations import ACT2FN
 
 from explain.deep_lift import with_multipliers
-from hilat.encoders import encoder_path, load_encoder, new_encoder, relative_attention, xlnet, xlnet_token_types
+from hilat.encoders import (
+    encoder_path,
+    load_encoder,
+    new_encoder,
+    products,
+    relative_attention,
+    xlnet,
+    xlnet_token_types,
+)
 from hilat.encoders.active_product import ActiveProduct
 from hilat.encoders.seeded_dropout import Dropout
 from hilat.encoders.xlnet import FastXLNetModel
@@ -54,6 +62,15 @@ def _pair(dtype: torch.dtype, path: str, spread: float, **settings: Any) -> tupl
     fast.load_state_dict(plain.state_dict())
     fast.path = path  # type: ignore[assignment]
     return plain, fast
+
+
+@pytest.mark.parametrize(("missing", "kind"), [(None, products.Linear), ("another processor", nn.Linear)])
+def test_linear_layers_by_the_faster_library(
+    missing: str | None, kind: type[nn.Linear], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "missing", lambda: missing)
+    parts = FastXLNetModel(_config()).modules()
+    assert {type(part) for part in parts if isinstance(part, nn.Linear)} == {kind}
 
 
 def _inputs(kind: str, chunks: int, tokens: int) -> dict[str, Tensor]:

@@ -83,6 +83,22 @@ def test_blocks_are_the_same_function(token_kind: str, chunk_kind: str, attend_p
 
 
 @pytest.mark.parametrize(("token_kind", "chunk_kind"), ALL_KINDS)
+def test_a_chunk_that_no_document_has(token_kind: str, chunk_kind: str) -> None:
+    """The last two of three are empty in both documents, and are not encoded."""
+    lengths = torch.tensor([[T, 2, 2], [5, 2, 2]])
+    mask = (torch.arange(T) < lengths[..., None]).long()
+    given = {"input_ids": torch.randint(1, 40, mask.shape) * mask, "attention_mask": mask}
+    results = []
+    for block in (None, 3):
+        model = _model(block, token_attention=token_kind, chunk_attention=chunk_kind)
+        output = model(**given, labels=torch.eye(2, K).double())
+        torch.autograd.backward(output.loss)
+        with torch.no_grad():
+            results.append([output.logits, model(**given).logits, *(p.grad for p in model.parameters())])
+    torch.testing.assert_close(results[1], results[0], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("token_kind", "chunk_kind"), ALL_KINDS)
 def test_float32_differs_by_rounding_only(token_kind: str, chunk_kind: str) -> None:
     exact = _model(None, token_attention=token_kind, chunk_attention=chunk_kind)
     single = _model(2, token_attention=token_kind, chunk_attention=chunk_kind).float()

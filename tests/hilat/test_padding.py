@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -224,6 +225,23 @@ def test_where_onednn_is_taken_lengths_come_again(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(products, "_EVEN", 8)
     torch.testing.assert_close(model(**inputs).logits, expected, rtol=1e-10, atol=1e-10)
     assert _encoded(model, inputs, monkeypatch) == [(6, 20), (2, 16), (4, 8)]
+
+
+@pytest.mark.parametrize("serves", [True, False])
+def test_a_call_has_no_more_tokens_than_it_may(serves: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """62 chunks of 33 tokens, which are cut to 64 where oneDNN is taken; and chunks of every length up to 512."""
+    monkeypatch.setattr(products, "missing", lambda: None if serves else "another processor")
+    for lengths in ([33] * 62, [1 + 511 * n // 99 for n in range(100)]):
+        mask, shapes = (torch.arange(512) < torch.tensor(lengths)[:, None]).long(), list[tuple[int, ...]]()
+
+        def encode(inputs: Mapping[str, Tensor], shapes: list[tuple[int, ...]] = shapes) -> Tensor:
+            shapes.append(tuple(inputs["attention_mask"].shape))
+            return torch.zeros(*shapes[-1], 1)
+
+        chunk_rows.encode_by_length(encode, {"attention_mask": mask})
+        assert sum(rows for rows, _ in shapes) == len(lengths)
+        assert all(rows * length <= 2048 for rows, length in shapes)
+        assert all(length % 64 == 0 for _, length in shapes) == serves
 
 
 def test_groups_share_relative_keys(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from torch import nn
 from transformers import AutoModelForMaskedLM, T5Config, XLNetLMHeadModel
 
 from hilat.admissions import HilatError
@@ -24,6 +25,7 @@ from hilat.building import make_model, make_tokenizer
 from hilat.coder import load_coder, predict
 from hilat.corpora import Corpus
 from hilat.corpora.planted import PlantedSettings, make_planted
+from hilat.encoders import products
 from hilat.pretraining import pretrain
 from hilat.pretraining_data import Notes
 from hilat.pretraining_models import decay_groups, language_model, objective_of
@@ -214,6 +216,19 @@ def test_a_new_vocabulary_starts_the_embeddings_anew_and_keeps_the_layers(notes:
     kept = load_file(first / "model.safetensors")
     assert model.config.vocab_size == 70
     assert np.array_equal(model.state_dict()["transformer.layer.0.ff.layer_1.weight"], kept["transformer.layer.0.ff.layer_1.weight"])  # fmt: skip
+
+
+@pytest.mark.parametrize("encoder", ["new:xlnet", "new:bert", "loaded"])
+def test_large_products_by_the_faster_library(
+    encoder: str, notes: Notes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All linear layers of new and of loaded models, where another library than torch's is faster; none elsewhere."""
+    first = pretrain(notes, TINY, tmp_path / "first", device="cpu").encoder
+    settings = replace(TINY, encoder=str(first) if encoder == "loaded" else encoder, sequence=24)
+    for missing, kind in ((None, products.Linear), ("another processor", nn.Linear)):
+        monkeypatch.setattr(products, "missing", lambda missing=missing: missing)
+        model, _ = language_model(settings, load_tokenizer(first), [])
+        assert {type(part) for part in model.modules() if isinstance(part, nn.Linear)} == {kind}
 
 
 def test_a_bare_encoder_gets_a_new_head_and_says_so(notes: Notes, tmp_path: Path) -> None:

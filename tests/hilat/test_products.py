@@ -1,18 +1,14 @@
-"""Products by oneDNN: against float64, in every order in memory, with gradients and theirs; and when torch's own are taken."""
+"""Products by oneDNN: against float64, in every order in memory, in parts and filled up, with gradients and theirs."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.autograd import forward_ad
-from torch.func import jacrev, vmap
+from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -48,26 +44,38 @@ def _leaves(*shapes: tuple[int, ...], dtype: torch.dtype) -> list[Tensor]:
 @needs_onednn
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize(("m", "k", "n"), SHAPES)
-@pytest.mark.parametrize("even", [1, 8])
+@pytest.mark.parametrize(("even", "most"), [(1, 2048), (8, 2048), (8, 16)])
 def test_products_in_every_order_in_memory(
-    m: int, k: int, n: int, with_bias: bool, even: int, onednn: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+    m: int,
+    k: int,
+    n: int,
+    with_bias: bool,
+    even: int,
+    most: int,
+    onednn: SimpleNamespace,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Without rows that are filled up, and with."""
+    """Without rows that are filled up, with some, and in parts."""
     monkeypatch.setattr(products, "_EVEN", even)
+    monkeypatch.setattr(products, "_MOST_ROWS", most)
+    monkeypatch.setattr(products, "_ROWS_AT_ONCE", most)
     left, right, bias = (part.detach() for part in _leaves((m, k), (k, n), (n,), dtype=torch.float32))
     exact = left.double() @ right.double()
     added = exact + bias.double() if with_bias else exact
+    m_parts, k_parts, n_parts = (-(-side // most) for side in (m, k, n))
+    calls = 1 + m_parts + n_parts * m_parts + k_parts * (n_parts if m > n else m_parts) + m_parts
     with products.by("onednn"), torch.no_grad():
         for a in _orders(left):
             for b in _orders(right):
                 before = onednn.count
                 _near(products.times(a, b, bias if with_bias else None), added)
                 _near(products.linear(a, b.t(), bias if with_bias else None), added)
+                _near(products.linear_of_many(a, b.t()), exact)
                 _near(products.turned_times(a.t(), b), exact)
                 total = torch.ones(m, n)
                 assert products.add_times(total, a, b) is total
                 _near(total, exact + 1)
-                assert onednn.count == before + 4
+                assert onednn.count - before == calls
 
 
 @needs_onednn
@@ -76,10 +84,15 @@ def test_of_each(onednn: SimpleNamespace) -> None:
     exact = torch.bmm(left.double(), right.double())
     turned = left.transpose(0, 1).contiguous().transpose(0, 1)  # as weights of codes are: gaps between rows
     for a in (left, turned):
-        _near(products.batched_times(a, right), exact)
-        total = torch.ones(20, 3, 40).transpose(0, 1)
-        assert products.add_batched_times(total, a, right) is total
+        with torch.no_grad():
+            _near(products.batched_times(a, right), exact)
+            total = torch.ones(20, 3, 40).transpose(0, 1)
+            assert products.add_batched_times(total, a, right) is total
         _near(total, exact + 1)
+    assert onednn.count == 12
+    followed = left.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(products.batched_times(followed, right).sum(), followed)
+    _near(slope, right.double().sum(2)[:, None].expand(3, 20, 30))
     assert onednn.count == 12
     assert products.batched_times(left[:0], right[:0]).shape == (0, 20, 40)
 
@@ -87,8 +100,12 @@ def test_of_each(onednn: SimpleNamespace) -> None:
 @needs_onednn
 @pytest.mark.parametrize("shape", [(6, 50), (2, 3, 50), (50,)])
 @pytest.mark.parametrize("n", [40, 70])
-def test_gradients_and_theirs(shape: tuple[int, ...], n: int, onednn: SimpleNamespace) -> None:
+@pytest.mark.parametrize("most", [2048, 4])
+def test_gradients_and_theirs(
+    shape: tuple[int, ...], n: int, most: int, onednn: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Against torch's linear layer in float64: once for each argument, and the gradient of the gradients' squares."""
+    monkeypatch.setattr(products, "_MOST_ROWS", most)
 
     def run(function: Callable[..., Tensor], dtype: torch.dtype) -> list[Tensor]:
         leaves = _leaves(shape, (n, 50), (n,), dtype=dtype)
@@ -102,6 +119,11 @@ def test_gradients_and_theirs(shape: tuple[int, ...], n: int, onednn: SimpleName
     assert onednn.count > 3
 
 
+def _summed_gradients(leaves: list[Tensor]) -> tuple[Tensor, ...]:
+    exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    return torch.autograd.grad(F.linear(*exact).sum(), exact)
+
+
 @needs_onednn
 @pytest.mark.parametrize("wanted", [(True, False, False), (False, True, False), (False, False, True)])
 def test_gradients_of_one_argument_only(wanted: tuple[bool, ...], onednn: SimpleNamespace) -> None:
@@ -113,99 +135,11 @@ def test_gradients_of_one_argument_only(wanted: tuple[bool, ...], onednn: Simple
     kept = sum(tensor is not None for tensor in node.next_functions[0][0].saved_tensors)
     assert kept == (0 if wanted[2] else 1)
     output.sum().backward()  # type: ignore[no-untyped-call]
-    assert [leaf.grad is not None for leaf in leaves] == list(wanted)
+    for leaf, needs, exact in zip(leaves, wanted, _summed_gradients(leaves), strict=True):
+        assert (leaf.grad is not None) == needs
+        if leaf.grad is not None:
+            _near(leaf.grad, exact)
     assert onednn.count == (1 if wanted[2] else 2)
-
-
-# --------------------------------------------------------------------------------------------------------- torch's own
-class _Marked(Tensor):
-    """A tensor of another kind."""
-
-
-def _by_slope(x: Tensor, weight: Tensor) -> Tensor:
-    """What torch.func's slope by another number tells of it."""
-    slope: Tensor = jacrev(lambda scale: scale * products.linear(x, weight))(torch.tensor(1.0))
-    return slope
-
-
-def _jvp(x: Tensor, weight: Tensor) -> Tensor:
-    with forward_ad.dual_level():
-        return forward_ad.unpack_dual(products.linear(forward_ad.make_dual(x, x), weight)).tangent
-
-
-@needs_onednn
-@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch's own, of forward mode
-@pytest.mark.parametrize(
-    "run",
-    [
-        lambda x, w: products.linear(x.double(), w.double()).float(),
-        lambda x, w: products.linear(x.as_subclass(_Marked), w).as_subclass(Tensor),
-        lambda x, w: vmap(lambda row: products.linear(row, w))(x),
-        lambda x, w: vmap(lambda _: products.linear(x, w))(torch.ones(2))[0],
-        _by_slope,
-        _jvp,
-    ],
-    ids=["float64", "another kind of tensor", "vmap", "vmap over another", "a slope by another", "forward mode"],
-)
-def test_torchs_own_where_onednn_cannot(run: Callable[[Tensor, Tensor], Tensor], onednn: SimpleNamespace) -> None:
-    x, weight = (part.detach() for part in _leaves((9, 50), (20, 50), dtype=torch.float32))
-    _near(run(x, weight), F.linear(x.double(), weight.double()))
-    assert onednn.count == 0
-
-
-@needs_onednn
-def test_torchs_own_where_it_is_asked_for(onednn: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    x, weight = (part.detach() for part in _leaves((9, 50), (20, 50), dtype=torch.float32))
-    with products.by("torch"):
-        assert torch.equal(products.linear(x, weight), F.linear(x, weight))
-        assert torch.equal(products.times(x, weight.t()), torch.mm(x, weight.t()))
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.backends.mkldnn, "enabled", False)
-        assert torch.equal(products.linear(x, weight), F.linear(x, weight))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert products.linear(x, weight).dtype == torch.bfloat16
-    assert onednn.count == 0
-    products.linear(x, weight)
-    assert onednn.count == 1
-
-
-@needs_onednn
-@pytest.mark.parametrize(
-    "bias",
-    [
-        torch.arange(40.0)[::2],
-        torch.ones(1).expand(20),
-        torch.ones(1),
-        torch.tensor(2.0),
-        torch.arange(180.0).view(9, 20),
-    ],
-    ids=["with gaps", "expanded", "one number", "no dimension", "a matrix"],
-)
-def test_any_bias_that_torch_takes(bias: Tensor, onednn: SimpleNamespace) -> None:
-    x, weight = (part.detach() for part in _leaves((9, 50), (20, 50), dtype=torch.float32))
-    _near(products.linear(x, weight, bias), F.linear(x.double(), weight.double(), bias.double()))
-    assert onednn.count == (1 if bias.shape == (20,) else 0)
-
-
-@needs_onednn
-def test_wrong_shapes_and_types_are_told_by_torch(onednn: SimpleNamespace) -> None:
-    x, weight = torch.ones(9, 50), torch.ones(20, 40)
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        products.linear(x, weight)
-    with pytest.raises(RuntimeError, match="dtype"):
-        products.linear(x, torch.ones(20, 50), torch.ones(20).half())
-    assert onednn.count == 0
-
-
-@needs_onednn
-def test_compiled_in_one_graph(onednn: SimpleNamespace) -> None:
-    """Nothing here breaks a graph of torch.compile; products are torch's there."""
-    part = nn.Sequential(nn.Linear(50, 20), nn.ReLU(), nn.Linear(20, 4))
-    x = torch.randn(9, 50)
-    expected = part(x)
-    products.set_linear(part, fast=True)
-    assert torch.equal(torch.compile(part, backend="eager", fullgraph=True)(x), expected)
-    assert onednn.count == 0
 
 
 class _Shapes(TorchDispatchMode):
@@ -300,63 +234,3 @@ def test_several_gradients_at_once(rows: int, onednn: SimpleNamespace, monkeypat
     _near(to_x, weight.detach().double()[:, None].expand(24, rows, 8))
     _near(to_weight, torch.eye(24).double()[..., None] * x.detach().double().sum(0))
     assert onednn.count == 1
-
-
-@needs_onednn
-def test_small_products_are_torchs(onednn: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "_LEAST", 9 * 50 * 20)
-    x, weight = torch.ones(9, 50), torch.ones(20, 50)
-    products.linear(x[:8], weight)
-    assert onednn.count == 0
-    products.linear(x, weight)
-    assert onednn.count == 1
-
-
-@pytest.mark.parametrize(
-    ("capability", "maker", "taken"),
-    [
-        ("AVX512", "AuthenticAMD", True),
-        ("AVX512", "GenuineIntel", False),
-        ("AVX512", "", False),
-        ("AVX2", "AuthenticAMD", False),
-        ("DEFAULT", "AuthenticAMD", False),
-    ],
-)
-@needs_onednn
-def test_the_processor_decides(capability: str, maker: str, taken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
-    monkeypatch.setattr(products, "_maker", lambda: maker)
-    assert (products.missing.__wrapped__() is None) == taken
-
-
-def test_who_made_the_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    told = tmp_path / "cpuinfo"
-    told.write_text("processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 26\n")
-    monkeypatch.setattr(products, "Path", lambda _path: told)
-    assert products._maker() == "AuthenticAMD"
-    told.unlink()  # Windows
-    monkeypatch.setattr(products.platform, "processor", lambda: "AMD64 Family 25 Model 97 Stepping 2, AuthenticAMD")
-    assert products._maker() == "AuthenticAMD"
-
-
-def _wrong(x: Tensor, weight: Tensor, _bias: Tensor | None) -> Tensor:
-    return x @ weight.t()
-
-
-def _fails(*_: object) -> Tensor:
-    raise RuntimeError("could not create a primitive")
-
-
-@pytest.mark.parametrize(("function", "said"), [(_wrong, "wrong numbers"), (_fails, "fails here (RuntimeError)")])
-def test_what_does_not_serve_is_told_and_left_alone(
-    function: Any, said: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
-    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
-    monkeypatch.setattr(products, "_maker", lambda: "AuthenticAMD")
-    monkeypatch.setattr(products, "_onednn", function)
-    with caplog.at_level(logging.INFO, "hilat"):
-        reason = products.missing.__wrapped__()
-    assert said in reason
-    assert [said in record.getMessage() for record in caplog.records] == [True]

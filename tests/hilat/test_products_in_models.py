@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BertConfig, PreTrainedConfig, XLNetConfig
 
+from hilat import attention, chunk_rows
 from hilat.encoders import encoder_path, products
 from hilat.encoders.active_product import ActiveProduct
 from hilat.encoders.seeded_dropout import Dropout
@@ -29,10 +30,20 @@ ENCODERS: dict[str, PreTrainedConfig] = {
 
 
 @needs_onednn
-def test_few_shapes(onednn: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """oneDNN keeps memory for each: a model that reads chunks of any length asks for few."""
+@pytest.mark.parametrize(("codes", "block", "documents"), [(8, None, 2), (24, 8, 6)])
+def test_few_shapes(
+    codes: int, block: int | None, documents: int, onednn: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """oneDNN keeps memory for each: a model that reads chunks of any length, in batches of any size, asks for few."""
+    most, own_sides = (
+        48,
+        {24, 56, 72},
+    )  # what is split; the model's width, that of its feed-forward layers, queries, keys and values
     monkeypatch.setattr(products, "_EVEN", 8)
-    monkeypatch.setattr(products, "_MOST_ROWS", 24)
+    for name in ("_MOST_ROWS", "_ROWS_AT_ONCE"):
+        monkeypatch.setattr(products, name, most)
+    monkeypatch.setitem(chunk_rows._MOST_TOKENS, "cpu", most)
+    monkeypatch.setattr(attention, "_TOKENS_AT_ONCE", most)
     seen: set[tuple[tuple[int, ...], ...]] = set()
     own = products._onednn
 
@@ -41,19 +52,22 @@ def test_few_shapes(onednn: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) ->
         return own(x, weight, bias)
 
     monkeypatch.setattr(products, "_onednn", noted)
-    model = build_model(ENCODERS["xlnet"], 8, seed=0, chunks=4, tokens=32, dropout=0.0).train()
+    model = build_model(ENCODERS["xlnet"], codes, seed=0, chunks=4, tokens=32, dropout=0.0, code_block=block).train()
     rng = torch.Generator().manual_seed(0)
     counts = []
-    for _ in range(40):
-        lengths = torch.randint(3, 33, (2, 4), generator=rng)
+    for _ in range(60):
+        lengths = torch.randint(3, 33, (int(torch.randint(1, documents + 1, (), generator=rng)), 4), generator=rng)
         mask = (torch.arange(32) < lengths[..., None]).long()
         given = {"input_ids": torch.randint(6, 40, mask.shape, generator=rng), "attention_mask": mask}
-        model(**given, labels=torch.ones(2, 8)).loss.backward()
+        model(**given, labels=torch.ones(len(mask), codes)).loss.backward()
         with torch.no_grad():
             model(**given)
         counts.append(len(seen))
-    assert all(side % 8 == 0 for shapes in seen for shape in shapes for side in shape)
-    assert counts[-1] == counts[20] > 10  # no new ones in the last 20 of 40
+    sides = {side for shapes in seen for shape in shapes for side in shape}
+    assert sides <= {*range(8, most + 1, 8)} | own_sides
+    assert 10 < counts[-1] < 80
+    if documents == 2:
+        assert counts[-1] == counts[30]  # no new ones in the last 30 of 60
     del onednn
 
 
