@@ -1,4 +1,4 @@
-"""How long the parts of a HiLAT take, next to the plain way of computing the same: every ratio of the README, in one go.
+"""How long the parts of a HiLAT take, next to the plain way of computing the same: the ratios of README's "How fast", in one go.
 
     OMP_NUM_THREADS=1 python -m benchmarks.speed [--quick] [--only NAME ...] [--out speed.json]
 

@@ -1,9 +1,9 @@
 """Which chunks of a batch are encoded, and together with which others: no work on padding.
 
 Where padding is masked, empty chunks are left out, and chunks are encoded in groups of similar length, each cut to its
-longest chunk: real tokens see neither padding nor other chunks, so their states stay the same. Where padding is attended to,
-as in the published code, all empty chunks of a batch are the same input: one is encoded and stands in the place of each, so
-that it has its multiplicity in the chunk softmax.
+longest chunk (or somewhat later, `products.even`): real tokens see neither padding nor other chunks, so their states stay the
+same. Where padding is attended to, as in the published code, all empty chunks of a batch are the same input: one is encoded
+and stands in the place of each, so that it has its multiplicity in the chunk softmax.
 
 Axis letters: B documents, C chunks, T tokens per chunk, P chunks that take part, N of them that are encoded, D width.
 """
