@@ -89,8 +89,8 @@ def add_times(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
 
 def turned_times(left: Tensor, right: Tensor) -> Tensor:
     """left (k, m) turned, times right (k, n), any number of times differentiable; by 2,048 of k where oneDNN is taken."""
-    sizes = left.shape[1], len(left) + _empty(len(left)), right.shape[1]
-    if not (serves() and _suit(*sizes) and _is_plain(left) and _is_plain(right)):
+    suit = _suit(len(left), left.shape[1], right.shape[1])
+    if not (suit and serves() and _is_plain(left) and _is_plain(right)):
         return F.linear(left.t(), right.t())
     parts = zip(torch.split(left, _MOST_ROWS), torch.split(right, _MOST_ROWS), strict=True)
     return reduce(torch.add, (_turned_part(_filled_up(a, "left"), _filled_up(b, "right")) for a, b in parts))
@@ -162,11 +162,11 @@ def takes(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     if torch.is_autocast_enabled("cpu") or forward_ad._current_level >= 0:
         return False
     parts = (x, weight) if bias is None else (x, weight, bias)
-    return not torch._C._are_functorch_transforms_active() and all(_is_plain(part) for part in parts)
+    return all(_is_plain(part) for part in parts)
 
 
 def _suit(rows: int, width: int, columns: int) -> bool:
-    """Whether oneDNN is worth its call for a product of rows x width x columns."""
+    """Whether oneDNN is worth its call for a product of these sides, of which rows may be filled up."""
     if _ASKED.get() == "onednn":
         return True
     even = not (width % _EVEN or columns % _EVEN) and _empty(rows) <= _FILLED * rows
@@ -174,9 +174,11 @@ def _suit(rows: int, width: int, columns: int) -> bool:
 
 
 def _is_plain(x: Tensor) -> bool:
-    """Whether it is of numbers in float32 on the CPU: not of another class or layout, nor several at once (`is_grads_batched`)."""
+    """Whether it is of numbers in float32 on the CPU: not of another class or layout, nor several at once (`torch.func`,
+    `is_grads_batched`)."""
+    if torch._C._are_functorch_transforms_active() or torch._C._functorch.is_legacy_batchedtensor(x):
+        return False
     known = type(x) in (Tensor, nn.Parameter) and x.layout == torch.strided
-    known = known and not torch._C._functorch.is_legacy_batchedtensor(x)
     return known and x.dtype == torch.float32 and x.device.type == "cpu"
 
 
