@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -92,6 +94,17 @@ def rank_and_count() -> tuple[int, int]:
             "Start with torchrun or accelerate launch, or unset both"
         )
     return rank, count
+
+
+@contextmanager
+def folder_to_make(shared: Path, *, kept: bool) -> Iterator[Path]:
+    """Where this process makes a folder that all make alike: the first in the shared place, which it alone clears and writes,
+    the others in a temporary one of their own. kept: what is there already is from an earlier run, and all read it."""
+    if rank_and_count()[0] == 0 or (kept and shared.is_dir()):
+        yield shared
+        return
+    with tempfile.TemporaryDirectory(prefix="hilat-") as own:
+        yield Path(own) / shared.name
 
 
 @contextmanager

@@ -47,7 +47,7 @@ from hilat.files import read_json, write_json
 from hilat.metrics import evaluate_codes
 from hilat.model import HilatModel
 from hilat.model_card import label_support, validation_at
-from hilat.processes import rank_and_count
+from hilat.processes import folder_to_make, rank_and_count
 from hilat.provenance import run_record
 from hilat.runs import SETTINGS_FILE, is_begun, make_writable
 from hilat.settings import TrainingSettings
@@ -190,13 +190,14 @@ def train(
     _begin(out, settings, resume)
     texts = [*(admission.text for admission in training_admissions), *unlabelled]
     try:
-        tokenizer = make_tokenizer(settings, texts, out / _TRAINING / "tokenizer")
+        with folder_to_make(out / _TRAINING / "tokenizer", kept=resume) as folder:
+            tokenizer = make_tokenizer(settings, texts, folder)
         layout, rules = layout_of(settings), cleaning_of(settings)
         train_set = EncodedSplit(training_admissions, tokenizer, layout, rules, corpus.code_book)
         val_set = EncodedSplit(corpus.split("val"), tokenizer, layout, rules, corpus.code_book) if validates else None
         model = start_model(settings, tokenizer, corpus, texts, train_set)
     except HilatError:
-        if not resume:  # nothing was trained: leave nothing behind that asks for --resume
+        if not resume and rank_and_count()[0] == 0:  # nothing was trained: leave nothing behind that asks for --resume
             _undo(out)
         raise
     trainer = _trainer(model, tokenizer, settings, train_set, val_set, out / _TRAINING, checked_device(device))

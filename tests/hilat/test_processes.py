@@ -25,7 +25,7 @@ from hilat.corpora.planted import PlantedSettings, make_planted
 from hilat.encoding import ChunkLayout
 from hilat.files import read_json
 from hilat.model import build_model
-from hilat.processes import ALONE, Processes, rank_and_count
+from hilat.processes import ALONE, Processes, folder_to_make, rank_and_count
 from hilat.vocabulary import train_sentencepiece
 
 Run = Callable[..., Any]  # of conftest.py
@@ -165,6 +165,28 @@ def test_a_process_that_fails_is_told_and_the_run_goes_on_later(
     for name in ("pairs", "scores", "methods", "words", "unseen"):
         assert (tmp_path / f"explain/{name}.parquet").read_bytes() == (alone / f"explain/{name}.parquet").read_bytes()
     assert pq.ParquetFile(tmp_path / "explain/pairs.parquet").num_row_groups < 70
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_only_the_first_process_makes_the_shared_folder(
+    kept: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It clears what an earlier run left there, at any time before or after the others have come so far."""
+    shared = tmp_path / "training" / "tokenizer"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    with folder_to_make(shared, kept=kept) as folder:
+        assert folder == shared
+    monkeypatch.setenv("RANK", "1")
+    with folder_to_make(shared, kept=kept) as folder:
+        assert folder.name == "tokenizer"
+        assert tmp_path not in folder.parents
+        folder.mkdir()
+    assert not folder.exists()
+    assert not shared.parent.exists()
+    shared.mkdir(parents=True)
+    with folder_to_make(shared, kept=kept) as folder:
+        assert (folder == shared) == kept
 
 
 def test_several_processes_need_a_folder_to_meet() -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from hilat import training
 from hilat.admissions import HilatError
 from hilat.batches import ByLength
 from hilat.building import make_model, parameter_groups, start_biases
@@ -138,6 +139,18 @@ def test_two_processes_have_the_loss_of_one(corpus_folder: Path, corpus: Corpus,
     two = json.loads((tmp_path / "two" / "training.json").read_text(encoding="utf-8"))
     assert [step for step, _ in two["losses"]] == [step for step, _ in one.losses]
     np.testing.assert_allclose([x for _, x in two["losses"]], [x for _, x in one.losses], rtol=1e-5)
+
+
+def test_another_process_leaves_the_run_s_folder_to_the_first(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Until the first has cleared and begun it: here it never does, and the other comes as far as the trainer, which needs it."""
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(training, "_trainer", lambda *_: (_ for _ in ()).throw(ZeroDivisionError))
+    with pytest.raises(ZeroDivisionError):
+        train(corpus, replace(TINY, steps=1, evaluate_every=1), tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_is_not_overwritten_and_not_resumed_with_other_settings(corpus: Corpus, tmp_path: Path) -> None:
