@@ -64,7 +64,13 @@ def linear_of_many(x: Tensor, weight: Tensor) -> Tensor:
     """`linear` where the weights are of tokens: (m, n) from x (m, k) and weight (n, k), by 2,048 of n where oneDNN is taken."""
     if len(weight) <= _MOST_ROWS or not takes(x, weight):
         return linear(x, weight)
-    return torch.cat([linear(x, part) for part in torch.split(weight, _MOST_ROWS)], 1)
+    parts = torch.split(weight, _MOST_ROWS)
+    if torch.is_grad_enabled():
+        return torch.cat([linear(x, part) for part in parts], 1)
+    product = x.new_empty(len(x), len(weight))
+    for own, part in zip(torch.split(product, _MOST_ROWS, 1), parts, strict=True):
+        own.copy_(linear(x, part))
+    return product
 
 
 def times(left: Tensor, right: Tensor, bias: Tensor | None = None, *, place: str | None = None) -> Tensor:
@@ -73,7 +79,7 @@ def times(left: Tensor, right: Tensor, bias: Tensor | None = None, *, place: str
     place: of the scratch memory where torch writes it, or None for new memory; oneDNN always takes new memory.
     """
     if takes(left, right.t(), bias):
-        return _onednn(left, right.t(), bias)
+        return _in_parts(left, right.t(), bias)
     out = None if place is None else scratch(place, len(left), right.shape[1], like=left)
     return torch.mm(left, right, out=out) if bias is None else torch.addmm(bias, left, right, out=out)
 
@@ -89,8 +95,7 @@ def add_times(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
 
 def turned_times(left: Tensor, right: Tensor) -> Tensor:
     """left (k, m) turned, times right (k, n), any number of times differentiable; by 2,048 of k where oneDNN is taken."""
-    suit = _suit(len(left), left.shape[1], right.shape[1])
-    if not (suit and serves() and _is_plain(left) and _is_plain(right)):
+    if not (_readable(left, right) and _suit(len(left), left.shape[1], right.shape[1]) and serves()):
         return F.linear(left.t(), right.t())
     parts = zip(torch.split(left, _MOST_ROWS), torch.split(right, _MOST_ROWS), strict=True)
     return reduce(torch.add, (_turned_part(_filled_up(a, "left"), _filled_up(b, "right")) for a, b in parts))
@@ -112,7 +117,7 @@ def add_batched_times(total: Tensor, left: Tensor, right: Tensor, *, keep: bool 
         if keep:
             add_times(own, a, b)
         else:
-            own.copy_(_onednn(a, b.t(), None))
+            own.copy_(_in_parts(a, b.t(), None))
     return total
 
 
@@ -151,18 +156,11 @@ def serves() -> bool:
 
 def takes(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     """Whether oneDNN computes x W^T + b, from x (..., k), weight (n, k) and bias (n,)."""
-    if torch.compiler.is_compiling() or torch._C._get_tracing_state():
+    if not _readable(x, weight, *(() if bias is None else (bias,))) or weight.dim() != 2 or x.dim() == 0:
         return False
-    if weight.dim() != 2 or (bias is not None and bias.shape != weight.shape[:1]):
-        return False
-    width = x.shape[-1] if x.dim() else 0
-    rows = x.numel() // max(width, 1)
-    if not width or width != weight.shape[1] or not _suit(rows, width, len(weight)) or not serves():
-        return False
-    if torch.is_autocast_enabled("cpu") or forward_ad._current_level >= 0:
-        return False
-    parts = (x, weight) if bias is None else (x, weight, bias)
-    return all(_is_plain(part) for part in parts)
+    width = x.shape[-1]
+    same = 0 < width == weight.shape[1] and (bias is None or bias.shape == weight.shape[:1])
+    return same and _suit(x.numel() // width, width, len(weight)) and serves()
 
 
 def _suit(rows: int, width: int, columns: int) -> bool:
@@ -173,13 +171,16 @@ def _suit(rows: int, width: int, columns: int) -> bool:
     return even and rows * width * columns >= _LEAST
 
 
-def _is_plain(x: Tensor) -> bool:
-    """Whether it is of numbers in float32 on the CPU: not of another class or layout, nor several at once (`torch.func`,
-    `is_grads_batched`)."""
-    if torch._C._are_functorch_transforms_active() or torch._C._functorch.is_legacy_batchedtensor(x):
+def _readable(*parts: Tensor) -> bool:
+    """Whether they are numbers in float32 on the CPU, and nobody wants other products of them: a compiler, autocast, or somebody
+    who computes several at once (`torch.func`, `is_grads_batched`) or slopes with them."""
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() or torch._C._are_functorch_transforms_active():
         return False
-    known = type(x) in (Tensor, nn.Parameter) and x.layout == torch.strided
-    return known and x.dtype == torch.float32 and x.device.type == "cpu"
+    if torch.is_autocast_enabled("cpu") or forward_ad._current_level >= 0:
+        return False
+    plain = all(type(x) in (Tensor, nn.Parameter) and x.layout == torch.strided for x in parts)
+    plain = plain and all(x.dtype == torch.float32 and x.device.type == "cpu" for x in parts)
+    return plain and not any(torch._C._functorch.is_legacy_batchedtensor(x) for x in parts)
 
 
 class _Linear(torch.autograd.Function):
@@ -190,12 +191,7 @@ class _Linear(torch.autograd.Function):
         """(m, n)."""
         needed = ctx.needs_input_grad
         ctx.save_for_backward(x if needed[1] else None, weight if needed[0] else None)
-        if len(x) <= _MOST_ROWS:
-            return _onednn(x, weight, bias)
-        product = x.new_empty(len(x), len(weight))
-        for own, part in zip(torch.split(product, _MOST_ROWS), torch.split(x, _MOST_ROWS), strict=True):
-            own.copy_(_onednn(part, weight, bias))
-        return product
+        return _in_parts(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, down: Tensor) -> tuple[Tensor | None, ...]:
@@ -224,7 +220,7 @@ def _filled_up(x: Tensor, place: str) -> Tensor:
     rows, empty = len(x), _empty(len(x))
     if not empty:
         return x
-    if torch.is_grad_enabled() or not _is_plain(x):
+    if torch.is_grad_enabled():
         return torch.cat([x, x.new_zeros(empty, x.shape[1])])
     filled = scratch(f"rows of a product's {place}", rows + empty, x.shape[1], like=x)
     filled[:rows] = x
@@ -232,15 +228,27 @@ def _filled_up(x: Tensor, place: str) -> Tensor:
     return filled
 
 
+def _in_parts(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x (m, k) times weight (n, k) turned, and bias (n,), by 2,048 of m."""
+    if len(x) <= _MOST_ROWS:
+        return _onednn(x, weight, bias)
+    product = x.new_empty(len(x), len(weight))
+    for own, part in zip(torch.split(product, _MOST_ROWS), torch.split(x, _MOST_ROWS), strict=True):
+        own.copy_(_onednn(part, weight, bias))
+    return product
+
+
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x (m, k) times weight (n, k) turned, and bias (n,). It reads a bias as if its numbers followed one another, and takes its
-    slow way for weights with gaps between their rows."""
+    """x (m, k) times weight (n, k) turned, and bias (n,); with the memory of rows that were filled up, at most a quarter more.
+
+    It reads a bias as if its numbers followed one another, and takes its slow way for weights with gaps between their rows.
+    """
     rows, x = len(x), _filled_up(x, "inputs")
     if not (weight.is_contiguous() or weight.t().is_contiguous()):
         weight = weight.contiguous()
     given = None if bias is None else bias.contiguous()
     product: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, given, "none", [], "")
-    return product[:rows]
+    return product if len(product) == rows else product.resize_(rows, len(weight))  # no view: others may write in it
 
 
 @cache

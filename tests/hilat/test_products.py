@@ -63,7 +63,7 @@ def test_products_in_every_order_in_memory(
     exact = left.double() @ right.double()
     added = exact + bias.double() if with_bias else exact
     m_parts, k_parts, n_parts = (-(-side // most) for side in (m, k, n))
-    calls = 1 + m_parts + n_parts * m_parts + k_parts * (n_parts if m > n else m_parts) + m_parts
+    calls = 2 * m_parts + n_parts * m_parts + k_parts * (n_parts if m > n else m_parts) + m_parts
     with products.by("onednn"), torch.no_grad():
         for a in _orders(left):
             for b in _orders(right):
@@ -98,25 +98,45 @@ def test_of_each(onednn: SimpleNamespace) -> None:
 
 
 @needs_onednn
-@pytest.mark.parametrize("shape", [(6, 50), (2, 3, 50), (50,)])
-@pytest.mark.parametrize("n", [40, 70])
-@pytest.mark.parametrize("most", [2048, 4])
+@pytest.mark.parametrize("shape", [(6, 48), (2, 3, 48), (48,), (13, 48)])
+@pytest.mark.parametrize("n", [40, 72])
+@pytest.mark.parametrize(("even", "most"), [(1, 2048), (1, 4), (8, 2048), (8, 8)])
 def test_gradients_and_theirs(
-    shape: tuple[int, ...], n: int, most: int, onednn: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+    shape: tuple[int, ...], n: int, even: int, most: int, onednn: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Against torch's linear layer in float64: once for each argument, and the gradient of the gradients' squares."""
+    monkeypatch.setattr(products, "_EVEN", even)
     monkeypatch.setattr(products, "_MOST_ROWS", most)
 
     def run(function: Callable[..., Tensor], dtype: torch.dtype) -> list[Tensor]:
-        leaves = _leaves(shape, (n, 50), (n,), dtype=dtype)
+        leaves = _leaves(shape, (n, 48), (n,), dtype=dtype)
         output = function(*leaves)
         first = torch.autograd.grad(output.sin().sum(), leaves, create_graph=True)
         second = torch.autograd.grad(sum((part**2).sum() for part in first), leaves)
         return [part.detach() for part in (output, *first, *second)]
 
-    for got, exact in zip(run(products.linear, torch.float32), run(F.linear, torch.float64), strict=True):
+    with products.by("onednn"):
+        ours = run(products.linear, torch.float32)
+    for got, exact in zip(ours, run(F.linear, torch.float64), strict=True):
         assert float((got - exact).abs().max()) <= 1e-4 * max(1.0, float(exact.abs().max()))
     assert onednn.count > 3
+
+
+@needs_onednn
+@pytest.mark.parametrize("rows", [13, 16, 40])
+def test_others_may_write_in_the_output(rows: int, onednn: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As transformers' Longformer does, and layers such as ReLU(inplace=True): with gradients, filled up and in parts too."""
+    monkeypatch.setattr(products, "_EVEN", 8)
+    monkeypatch.setattr(products, "_MOST_ROWS", 32)
+    x, weight = _leaves((rows, 48), (40, 48), dtype=torch.float32)
+    output = products.linear(x, weight)
+    output /= 3.0
+    found = torch.autograd.grad(torch.relu_(output).sum(), (x, weight))
+    exact = [part.detach().double().requires_grad_() for part in (x, weight)]
+    expected = torch.autograd.grad(F.linear(*exact).relu().sum() / 3.0, exact)
+    for mine, other in zip(found, expected, strict=True):
+        _near(mine, other)
+    assert onednn.count >= 3
 
 
 def _summed_gradients(leaves: list[Tensor]) -> tuple[Tensor, ...]:

@@ -15,8 +15,10 @@ from torch.autograd import forward_ad
 from torch.func import jacrev, vmap
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+from transformers.activations import ACT2FN
 
 from hilat.encoders import products
+from hilat.encoders.active_product import ActiveProduct
 
 needs_onednn = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN to compare with"
@@ -150,6 +152,7 @@ def test_other_layouts_and_no_dimension(onednn: SimpleNamespace) -> None:
 
 
 @needs_onednn
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # the compiler's own doing
 def test_compiled_in_one_graph(onednn: SimpleNamespace) -> None:
     """Nothing here breaks a graph of torch.compile; products are torch's there."""
     part = nn.Sequential(nn.Linear(50, 20), nn.ReLU(), nn.Linear(20, 4))
@@ -157,7 +160,50 @@ def test_compiled_in_one_graph(onednn: SimpleNamespace) -> None:
     expected = part(x)
     products.set_linear(part, fast=True)
     assert torch.equal(torch.compile(part, backend="eager", fullgraph=True)(x), expected)
+    leaves = [torch.randn(9, 50), torch.randn(20, 50, requires_grad=True), torch.zeros(20, requires_grad=True)]
+
+    def active(*given: Tensor) -> Tensor:
+        product: Tensor = ActiveProduct.apply(*given, ACT2FN["gelu"], None)  # type: ignore[no-untyped-call]
+        return product
+
+    compiled = torch.compile(active, backend="eager", fullgraph=True)
+    found = torch.autograd.grad(compiled(*leaves).sum(), leaves[1:])
     assert onednn.count == 0
+    for mine, other in zip(found, torch.autograd.grad(active(*leaves).sum(), leaves[1:]), strict=True):
+        _close(mine, other.double())
+
+
+@needs_onednn
+def test_torchs_products_are_in_one_part(onednn: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their sums are those of before, wherever oneDNN is not taken."""
+    monkeypatch.setattr(products, "_MOST_ROWS", 4)
+    asked: list[tuple[int, ...]] = []
+    own = F.linear
+    monkeypatch.setattr(
+        F, "linear", lambda x, weight, bias=None: asked.append((len(x), len(weight))) or own(x, weight, bias)
+    )
+    x, weight = _given()
+    with products.by("torch"):
+        _close(products.linear(x, weight), (x.double() @ weight.double().t()))
+        _close(products.linear_of_many(x, weight), (x.double() @ weight.double().t()))
+        _close(products.turned_times(x, x), x.double().t() @ x.double())
+    assert asked == [(9, 20), (9, 20), (50, 50)]
+    assert onednn.count == 0
+
+
+@needs_onednn
+@pytest.mark.parametrize(("columns", "rows"), [((30, 20), 20), ((20, 30), 20), ((30, 600), 30), ((700, 600), 700)])
+def test_gradients_of_weights_by_their_narrow_side(
+    columns: tuple[int, int], rows: int, onednn: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Turned where that side is narrow enough for oneDNN to be faster so."""
+    asked: list[int] = []
+    own = products._onednn
+    monkeypatch.setattr(products, "_onednn", lambda x, weight, bias: asked.append(len(x)) or own(x, weight, bias))
+    left, right = (torch.randn(5, width) for width in columns)
+    _close(products.turned_times(left, right), left.double().t() @ right.double())
+    assert asked == [rows]
+    assert onednn.count == 1
 
 
 @needs_onednn
