@@ -204,9 +204,11 @@ class _Linear(torch.autograd.Function):
 
 def _turned_part(left: Tensor, right: Tensor) -> Tensor:
     """left (k, m) turned, times right (k, n), or as the turned product of the two, where that is faster."""
-    if left.shape[1] > right.shape[1] and right.shape[1] <= _NARROW:
-        return linear(right.t(), left.t()).t()
-    return linear(left.t(), right.t())
+    swapped = left.shape[1] > right.shape[1] and right.shape[1] <= _NARROW
+    a, b = (right.t(), left.t()) if swapped else (left.t(), right.t())
+    followed = torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
+    product = linear(a, b) if followed else _onednn(a, b, None)  # at once, as its rows are no tokens
+    return product.t() if swapped else product
 
 
 def _empty(rows: int) -> int:
