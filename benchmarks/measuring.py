@@ -40,7 +40,7 @@ def cpu_medians(steps: Mapping[str, Callable[[], Any]], runs: int, threads: int 
 
 
 def product_gflop(step: Callable[[], Any]) -> float:
-    """10^9 operations (a multiplication and an addition are two) of the step's matrix products."""
+    """10^9 operations (a multiplication and an addition are two) of the step's matrix products, with rows that are filled up for oneDNN."""
     aten = torch.ops.aten
     more: dict[Any, Callable[..., int]] = {aten.addmm_: _added_product, aten.baddbmm_: _added_product}
     if hasattr(torch.ops.mkldnn, "_linear_pointwise"):

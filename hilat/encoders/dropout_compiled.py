@@ -1,4 +1,4 @@
-"""Dropout on the CPU in C (`c/dropout.c`): the masks of the bits that `hilat.encoders.noise` draws with numpy, in one pass over a
+"""Dropout on the CPU in C (`c/dropout.c`): the masks of the bits that `hilat.encoders.dropout_bits` draws with numpy, in one pass over a
 tensor, in torch's threads."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hilat.admissions import HilatError
 from hilat.encoders import compiled, kernels
-from hilat.encoders.noise import BLOCK, random_bits
+from hilat.encoders.dropout_bits import BLOCK, random_bits
 
 _TRIED = ((100, 29000), (3, -5), (1100, 2**15), (BLOCK + 7, 0))  # how many numbers, and a threshold
 _LOG = logging.getLogger(__name__)

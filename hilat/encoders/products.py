@@ -4,7 +4,7 @@ torch takes MKL, which uses a processor's AVX-512 only where Intel made the proc
 convolutions, uses it on any, and is taken where MKL does not: twice as fast on an AMD EPYC of family 26
 (docs/performance.md). The processor and the sizes decide, never a clock, so that a seed gives the same numbers again.
 
-oneDNN makes code for each shape, and keeps 0.6 MB of it for each of the last thousand and more. So it is given few shapes,
+oneDNN makes code for each shape, and keeps half a megabyte of it for each of the last thousand and more. So it is given few shapes,
 which come again: sides of multiples of 64, to which chunks are cut (`even`), and other rows are filled up with zeros.
 """
 
@@ -34,7 +34,7 @@ Library = Literal["torch", "onednn"]
 _LEAST = 2**22  # multiplications, below which calling oneDNN costs about what it saves
 _EVEN = 64  # what sides are multiples of
 _FILLED = 0.25  # of rows that are there, as many are filled up at most
-_MOST_ROWS = 2048  # of a linear layer's product
+_MOST_ROWS = 2048  # tokens of a product
 _ROWS_AT_ONCE = 1024  # where a product is added to something: oneDNN gives it in memory of its own first
 _NARROW = 512  # up to this width of inputs the gradient of weights is computed faster turned
 _BOUND = 1e-5  # of a trial's largest number
@@ -95,7 +95,7 @@ def add_times(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
 
 def turned_times(left: Tensor, right: Tensor) -> Tensor:
     """left (k, m) turned, times right (k, n), any number of times differentiable; by 2,048 of k where oneDNN is taken."""
-    if not (_readable(left, right) and _suit(len(left), left.shape[1], right.shape[1]) and serves()):
+    if not (_readable(left, right) and _pays(len(left), left.shape[1], right.shape[1]) and serves()):
         return F.linear(left.t(), right.t())
     parts = zip(torch.split(left, _MOST_ROWS), torch.split(right, _MOST_ROWS), strict=True)
     return reduce(torch.add, (_turned_part(_filled_up(a, "left"), _filled_up(b, "right")) for a, b in parts))
@@ -160,14 +160,14 @@ def takes(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
         return False
     width = x.shape[-1]
     same = 0 < width == weight.shape[1] and (bias is None or bias.shape == weight.shape[:1])
-    return same and _suit(x.numel() // width, width, len(weight)) and serves()
+    return same and _pays(x.numel() // width, width, len(weight)) and serves()
 
 
-def _suit(rows: int, width: int, columns: int) -> bool:
+def _pays(rows: int, width: int, columns: int) -> bool:
     """Whether oneDNN is worth its call for a product of these sides, of which rows may be filled up."""
     if _ASKED.get() == "onednn":
         return True
-    even = not (width % _EVEN or columns % _EVEN) and _empty(rows) <= _FILLED * rows
+    even = not (width % _EVEN or columns % _EVEN) and _rows_to_add(rows) <= _FILLED * rows
     return even and rows * width * columns >= _LEAST
 
 
@@ -211,20 +211,20 @@ def _turned_part(left: Tensor, right: Tensor) -> Tensor:
     return product.t() if swapped else product
 
 
-def _empty(rows: int) -> int:
+def _rows_to_add(rows: int) -> int:
     """How many rows more oneDNN is given: none where they are a multiple of 64, else up to one of four sizes in each octave."""
     return -rows % max(_EVEN, 2 ** (rows.bit_length() - 3)) if rows % _EVEN else 0
 
 
 def _filled_up(x: Tensor, place: str) -> Tensor:
-    """x (m, n) with as many rows of zeros after its own as `_empty` says; in the scratch memory of that place where there are no
-    gradients of them."""
-    rows, empty = len(x), _empty(len(x))
-    if not empty:
+    """x (m, n) with as many rows of zeros after its own as `_rows_to_add` says; in the scratch memory of that place where nothing is
+    saved for gradients."""
+    rows, added = len(x), _rows_to_add(len(x))
+    if not added:
         return x
     if torch.is_grad_enabled():
-        return torch.cat([x, x.new_zeros(empty, x.shape[1])])
-    filled = scratch(f"rows of a product's {place}", rows + empty, x.shape[1], like=x)
+        return torch.cat([x, x.new_zeros(added, x.shape[1])])
+    filled = scratch(f"rows of a product's {place}", rows + added, x.shape[1], like=x)
     filled[:rows] = x
     filled[rows:] = 0
     return filled

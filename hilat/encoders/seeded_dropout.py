@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from hilat.encoders import dropout_compiled
-from hilat.encoders.noise import random_bits
+from hilat.encoders.dropout_bits import random_bits
 
 
 @dataclass(frozen=True, slots=True)

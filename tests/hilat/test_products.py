@@ -237,7 +237,7 @@ def test_odd_rows_come_as_even_ones_with_the_same_gradients(
 
 
 def test_rows_are_filled_up_to_few_sizes() -> None:
-    sizes = {rows: rows + products._empty(rows) for rows in range(1, 4097)}
+    sizes = {rows: rows + products._rows_to_add(rows) for rows in range(1, 4097)}
     assert all(size == rows for rows, size in sizes.items() if rows % 64 == 0)
     odd = {rows: size for rows, size in sizes.items() if rows % 64}
     small, octaves = range(64, 513, 64), [*range(640, 1025, 128), *range(1280, 2049, 256), *range(2560, 4097, 512)]
